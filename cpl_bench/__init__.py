@@ -1,0 +1,1 @@
+"""The benchmark for learning robot policies from preferences, offline."""

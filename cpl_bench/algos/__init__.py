@@ -1,0 +1,39 @@
+"""The methods, one file each. To add one: its file, and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from cpl_bench.algos import bc, cpl
+from cpl_bench.interface import Algorithm
+
+
+class Entry(NamedTuple):
+    """A method as the command line knows it."""
+
+    build: Callable[[Any, int, int, Sequence[int], torch.device], Algorithm]
+    """(config, observation size, action size, seeds, device) → algorithm."""
+    presets: dict[str, Any]
+    """Configs by preset; their class is the method's config class."""
+    title: Callable[[Any], str]
+    """What tables and figures call it with a given config."""
+    summary: str
+
+
+ALGOS: dict[str, Entry] = {
+    "sft": Entry(
+        bc.SFT,
+        {"paper": bc.PAPER, "laptop": bc.LAPTOP},
+        lambda config: "SFT",
+        "behaviour cloning of all, then of the preferred segments",
+    ),
+    "cpl": Entry(
+        cpl.CPL,
+        {"paper": cpl.PAPER, "laptop": cpl.LAPTOP},
+        lambda config: f"CPL(λ={config.lam:g})" if config.lam < 1 else "CPL",
+        "contrastive preference learning, CPL(λ); --lam 1 is plain CPL",
+    ),
+}

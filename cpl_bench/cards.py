@@ -1,0 +1,299 @@
+"""Task cards, dataset cards and experiments: the specification, read from TOML.
+
+Cards lie in `envs/`, `datasets/` and `results/` of a checkout; a wheel carries them inside the
+package. A key that is missing, unknown or of the wrong type is an error that names the file.
+"""
+
+import os
+import tomllib
+import types
+import typing
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from cpl_bench.errors import UserError, unknown_name
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+WHEEL_CARDS = Path(__file__).resolve().parent / "_cards"
+
+Card = TypeVar("Card")
+
+
+@dataclass(frozen=True)
+class TaskCard:
+    """One simulated task, `envs/NAME.toml`."""
+
+    name: str
+    """What the command line calls it."""
+    suite: Literal["metaworld", "fetch", "pointmass"]
+    """The module of `cpl_bench.tasks` that builds it."""
+    source_id: str
+    """What the suite itself calls it."""
+    horizon_steps: int
+    """Steps after which an episode is truncated."""
+    description: str = ""
+    """One line for `cpl-bench list`."""
+    camera: str = ""
+    """The camera for videos; empty for the suite's default."""
+    simulators: dict[str, str] = field(default_factory=dict)
+    """Package versions behind the reference numbers."""
+    reference: dict[str, float] = field(default_factory=dict)
+    """Returns and success rates for orientation: random_return, expert_return, paper_*."""
+
+    @property
+    def env_id(self) -> str:
+        """The registered Gymnasium id."""
+        return f"cpl_bench/{self.name}-v0"
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """The behaviour policy: one clone of the scripted expert, stopped at several levels of success."""
+
+    levels: tuple[float, ...]
+    """Success rates (with action noise) at which the clone is stopped; an episode draws one."""
+    success_band: tuple[float, float]
+    """The success rate that the finished dataset must have, lowest and highest."""
+    action_noise: float = 0.3
+    """Standard deviation of the Gaussian noise on every action of the data, then clipped."""
+    demonstrations: int = 20
+    """Expert episodes that the clone imitates."""
+    demonstration_noise: float = 0.3
+    """Standard deviation of the noise on the demonstrating expert's actions."""
+    clone_steps: int = 4000
+    """Gradient steps after which the search for the levels gives up."""
+    probe_episodes: int = 40
+    """Episodes that measure one checkpoint's success."""
+
+
+@dataclass(frozen=True)
+class Segments:
+    """How trajectories are cut and compared."""
+
+    count: int
+    """How many segments are drawn, uniformly over time."""
+    length: int
+    """Steps in a segment."""
+    pairs: Literal["dense", "sparse"] = "dense"
+    """dense: any two segments of a batch are compared; sparse: segment 2i with segment 2i+1."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """Who says which segment is better."""
+
+    scorer: str = "regret"
+    """A name in `cpl_bench.scorers.SCORERS`."""
+    annotator: str = "oracle"
+    """A name in `cpl_bench.annotators.ANNOTATORS`."""
+    cap_steps: int = 200
+    """The expert's steps to success are capped here: the cost of a state where the task is lost."""
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """One dataset, `datasets/NAME.toml`: everything that decides its bytes but the versions."""
+
+    name: str
+    """What the command line calls it."""
+    task: str
+    """A task card's name."""
+    episodes: int
+    """How many episodes are collected."""
+    behaviour: Behaviour
+    segments: Segments
+    label: Label = field(default_factory=Label)
+    description: str = ""
+    """One line for `cpl-bench list`."""
+    seed: int = 0
+    """Decides demonstrations, clone, episodes and segments."""
+    stop_steps_after_success: int = 10
+    """An episode of the data ends this many steps after its first success."""
+    minimum_steps: int = 64
+    """No episode ends earlier than this, so that each holds a whole segment."""
+
+    @property
+    def minari_id(self) -> str:
+        """The Minari dataset that `collect` writes."""
+        return f"cpl_bench/{self.name}-v0"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of an experiment's table: an algorithm and its settings."""
+
+    label: str
+    """The name in table and figure."""
+    algorithm: str
+    """A name in `cpl_bench.algos.ALGOS`."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Fields of the algorithm's config that differ from the preset."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A published experiment, `results/NAME/experiment.toml`: datasets × methods × seeds."""
+
+    name: str
+    datasets: tuple[str, ...]
+    """Dataset cards."""
+    methods: tuple[Method, ...]
+    seeds: int
+    """Members of each run, numbered from 0."""
+    final_episodes: int
+    """Episodes per seed that evaluate the last checkpoint."""
+    preset: Literal["laptop", "paper"] = "laptop"
+    description: str = ""
+    title: str = ""
+    video: bool = False
+    """Render one episode of the best policy at the end."""
+
+
+def load_task(name: str) -> TaskCard:
+    """The task card called `name`.
+
+    Raises:
+        UserError: no such card (the nearest name is suggested), or a card that is wrong.
+    """
+    path = _card_folder("envs") / f"{name}.toml"
+    if path.is_file():
+        return _build(TaskCard, {"name": name, **_read(path)}, path)
+    for family in _families():
+        if name in family["members"]:
+            member = {key: value for key, value in family.items() if key not in ("members", "path")}
+            member["source_id"] = member["source_id"].format(name=name)
+            return _build(TaskCard, {"name": name, **member}, family["path"])
+    raise unknown_name("task", name, task_names(), "A task is a card in envs/.")
+
+
+def task_names() -> list[str]:
+    """Every task that has a card, members of families included, sorted."""
+    own = {path.stem for path in _card_folder("envs").glob("*.toml") if "members" not in _read(path)}
+    return sorted(own.union(*(family["members"] for family in _families())))
+
+
+def load_dataset_card(name: str) -> DatasetCard:
+    """The dataset card called `name`, or the one at a path that ends in `.toml`.
+
+    Raises:
+        UserError: no such card (the nearest name is suggested), or a card that is wrong.
+    """
+    path = Path(name) if name.endswith(".toml") else _card_folder("datasets") / f"{name}.toml"
+    if not path.is_file():
+        raise unknown_name("dataset", name, dataset_names(), "A dataset is a card in datasets/.")
+    card = _build(DatasetCard, {"name": path.stem, **_read(path)}, path)
+    _check_dataset_card(card, path)
+    return card
+
+
+def dataset_names() -> list[str]:
+    """Every dataset that has a card, sorted."""
+    return sorted(path.stem for path in _card_folder("datasets").glob("*.toml"))
+
+
+def load_experiment(name: str) -> Experiment:
+    """The experiment in the folder `name`, or the published one of that name.
+
+    Raises:
+        UserError: no such experiment, or a file that is wrong.
+    """
+    path = Path(name) / "experiment.toml"
+    if not path.is_file():
+        path = _card_folder("results") / name / "experiment.toml"
+    if not path.is_file():
+        known = [found.parent.name for found in _card_folder("results").glob("*/experiment.toml")]
+        raise unknown_name("experiment", name, known, "An experiment is results/NAME/experiment.toml.")
+    return _build(Experiment, {"name": path.parent.name, **_read(path)}, path)
+
+
+def data_root() -> Path:
+    """Where datasets are written and looked for: $MINARI_DATASETS_PATH, else `datasets/`."""
+    chosen = os.environ.get("MINARI_DATASETS_PATH")
+    if chosen:
+        return Path(chosen).expanduser().resolve()
+    return (CHECKOUT if _is_checkout() else Path.cwd()) / "datasets"
+
+
+def _is_checkout() -> bool:
+    return (CHECKOUT / "envs").is_dir() and (CHECKOUT / "pyproject.toml").is_file()
+
+
+def _card_folder(kind: str) -> Path:
+    return (CHECKOUT if _is_checkout() else WHEEL_CARDS) / kind
+
+
+def _families() -> list[dict[str, Any]]:
+    """Cards that describe many tasks alike: they list `members`."""
+    read = [(path, _read(path)) for path in sorted(_card_folder("envs").glob("*.toml"))]
+    return [{**table, "path": path} for path, table in read if "members" in table]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise UserError(f"{path} is not readable as TOML: {problem}.") from None
+
+
+def _check_dataset_card(card: DatasetCard, path: Path) -> None:
+    low, high = card.behaviour.success_band
+    horizon = load_task(card.task).horizon_steps
+    problems = {
+        "episodes must be at least 1": card.episodes < 1,
+        "behaviour.levels must name at least one success rate": not card.behaviour.levels,
+        "behaviour.levels must lie in [0, 1]": any(not 0 <= x <= 1 for x in card.behaviour.levels),
+        "behaviour.success_band must be [low, high] within [0, 1]": not 0 <= low < high <= 1,
+        "behaviour noise must not be negative": card.behaviour.action_noise < 0
+        or card.behaviour.demonstration_noise < 0,
+        "segments.count must be at least 2": card.segments.count < 2,
+        "segments.length must be at least 1": card.segments.length < 1,
+        f"segments.length is longer than an episode of {card.task} ({horizon} steps)": card.segments.length
+        > horizon,
+    }
+    for problem, found in problems.items():
+        if found:
+            raise UserError(f"{path}: {problem}.")
+
+
+# --- Build dataclasses from tables, strictly ---
+
+
+def _build(kind: type[Card], table: dict[str, Any], path: Path, where: str = "") -> Card:
+    assert is_dataclass(kind)
+    hints = get_type_hints(kind)
+    known = {entry.name: entry for entry in fields(kind)}
+    for key in table:
+        if key not in known:
+            raise UserError(f"{path}: {unknown_name('key', where + key, [where + k for k in known])}")
+    for name, entry in known.items():
+        required = entry.default is MISSING and entry.default_factory is MISSING
+        if required and name not in table:
+            raise UserError(f"{path}: the key '{where}{name}' is missing.")
+    values = {key: _convert(hints[key], value, path, where + key) for key, value in table.items()}
+    return typing.cast(Card, kind(**values))
+
+
+def _convert(hint: Any, value: Any, path: Path, key: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
+        return _build(hint, value, path, f"{key}.")
+    if origin is Literal and value in arguments:
+        return value
+    if origin is tuple and isinstance(value, list):
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(_convert(arguments[0], x, path, f"{key}[{i}]") for i, x in enumerate(value))
+        if len(arguments) == len(value):
+            return tuple(_convert(a, x, path, key) for a, x in zip(arguments, value, strict=True))
+    if origin is dict and isinstance(value, dict):
+        return {k: _convert(arguments[1], v, path, f"{key}.{k}") for k, v in value.items()}
+    if origin in (Union, types.UnionType) and any(isinstance(value, a) for a in arguments):
+        return value
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    wanted = " or ".join(map(repr, arguments)) if origin is Literal else getattr(hint, "__name__", str(hint))
+    raise UserError(f"{path}: '{key}' must be {wanted}, not {value!r}.")

@@ -1,0 +1,251 @@
+"""The verb `collect`: a dataset card becomes trajectories.
+
+A behaviour policy that is worth learning from is half-trained, not an expert with noise. So the
+scripted expert demonstrates, one clone of it is stopped at several levels of measured success, and
+every episode draws its level, like a replay buffer.
+
+    demonstrations ──► clone, stopped at ──► 0.3 ─┐
+                                             0.6 ─┼─► an episode draws one, plus action noise
+                                             0.8 ─┘
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cpl_bench.cards import DatasetCard, TaskCard, data_root, load_task
+from cpl_bench.progress import say
+from cpl_bench.rollouts import EXPERT, EpisodeRules, RolloutPool, Weights
+from cpl_bench.seeds import episode_seeds, generator
+from cpl_bench.sources.minari import (
+    content_hash,
+    installed,
+    read_record,
+    write_trajectories,
+)
+
+CLONE_VERSION = 1  # raise it when a clone of the same recipe would come out differently
+FIRST_STOP, STOP_RATIO, STRIDE = 40, 1.12, 5
+BATCH_TRANSITIONS = 512
+LEARNING_RATE = 1e-3
+HIDDEN = (256, 256)
+ENOUGH_ABOVE = 0.05  # training ends at a stop that exceeds the highest level by this
+
+
+@dataclass(frozen=True)
+class Clone:
+    """One clone of the expert, stopped at the levels of a card."""
+
+    weights: list[Weights]
+    """One policy a level."""
+    steps: list[int]
+    """Gradient steps at each."""
+    success: list[float]
+    """Measured success rate of each, with the card's action noise."""
+
+
+def collect(card: DatasetCard, pool: RolloutPool) -> Path:
+    """Make the trajectories of a card and write them as a Minari dataset; returns its folder."""
+    task = load_task(card.task)
+    clone = make_clone(card, task, pool)
+    levels = generator("levels", card.seed).integers(0, len(clone.weights), card.episodes)
+    rules = EpisodeRules(
+        action_noise=card.behaviour.action_noise,
+        stop_steps_after_success=card.stop_steps_after_success,
+        minimum_steps=card.minimum_steps,
+        keep_states=True,
+    )
+    trajectories = pool.episodes(
+        task,
+        episode_seeds("data", card.episodes, card.seed),
+        levels.tolist(),
+        clone.weights,
+        rules,
+        label=f"collecting {card.name}",
+    )
+    record = {
+        "card": asdict(card),
+        "content_hash": content_hash(trajectories),
+        "levels": [
+            {"wanted": wanted, "step": step, "measured": success}
+            for wanted, step, success in zip(
+                card.behaviour.levels, clone.steps, clone.success, strict=True
+            )
+        ],
+        "versions": installed(task),
+    }
+    folder = write_trajectories(card.minari_id, task, trajectories, record)
+    success = np.mean([trajectory.succeeded for trajectory in trajectories])
+    steps = sum(len(trajectory.rewards) for trajectory in trajectories)
+    low, high = card.behaviour.success_band
+    say(
+        f"Collected {card.episodes} episodes, {steps} steps, behaviour success {success:.1%} "
+        f"(the card wants {low:.0%} to {high:.0%}) → {folder}"
+    )
+    return folder
+
+
+def is_collected(card: DatasetCard) -> bool:
+    """Whether the trajectories lie on disk and were made from this very card."""
+    made_from = read_record(card.minari_id).get("card", {})
+    wanted = json.loads(json.dumps(asdict(card)))
+    decisive = ("task", "episodes", "behaviour", "seed", "stop_steps_after_success", "minimum_steps")
+    return all(made_from.get(key) == wanted[key] for key in decisive)
+
+
+def make_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
+    """The clone of a card's recipe: read if a card with the same recipe has made it, else trained."""
+    recipe = {
+        "behaviour": asdict(card.behaviour) | {"success_band": None},
+        "rules": [card.seed, card.stop_steps_after_success, card.minimum_steps],
+        "task": [task.env_id, task.horizon_steps, installed(task)],
+        "version": CLONE_VERSION,
+    }
+    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+    path = data_root() / "clones" / f"{card.task}-{key}.safetensors"
+    if not path.is_file():
+        _write_clone(path, _train_clone(card, task, pool))
+    clone = _read_clone(path)
+    for wanted, step, success in zip(
+        card.behaviour.levels, clone.steps, clone.success, strict=True
+    ):
+        say(f"  level {wanted:.0%}: the clone at step {step} succeeds in {success:.0%}")
+    return clone
+
+
+def _train_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
+    import torch
+
+    from cpl_bench.algos.bc import SFT, SFTConfig
+    from cpl_bench.loop import fit
+    from cpl_bench.sampler import TransitionSampler
+
+    recipe = card.behaviour
+    demonstrations = pool.episodes(
+        task,
+        episode_seeds("demonstrations", recipe.demonstrations, card.seed),
+        [EXPERT] * recipe.demonstrations,
+        [],
+        EpisodeRules(recipe.demonstration_noise, card.stop_steps_after_success, card.minimum_steps),
+        label="demonstrations",
+    )
+    observations = np.concatenate([each.observations[:-1] for each in demonstrations])
+    actions = np.concatenate([each.actions for each in demonstrations])
+    device = torch.device("cpu")
+    config = SFTConfig(LEARNING_RATE, HIDDEN, 0.0, recipe.clone_steps, recipe.clone_steps)
+    algorithm = SFT(config, observations.shape[1], actions.shape[1], [card.seed], device)
+    sampler = TransitionSampler(observations, actions, [card.seed], BATCH_TRANSITIONS, device)
+    search = _LevelSearch(card, task, pool)
+    pauses = _geometric(recipe.clone_steps)
+    for pause in fit(
+        algorithm.phases(recipe.clone_steps), sampler.draw, pauses, device, label="clone"
+    ):
+        weights = {name: value[0] for name, value in algorithm.weights().items()}
+        if search.add(pause.step, weights):
+            break
+    chosen = [search.nearest(level) for level in recipe.levels]
+    return Clone(
+        [search.policies[i] for i in chosen],
+        [search.steps[i] for i in chosen],
+        [search.success[i] for i in chosen],
+    )
+
+
+class _LevelSearch:
+    """Finds the stop of a clone whose success is nearest to a level, measuring few of them."""
+
+    def __init__(self, card: DatasetCard, task: TaskCard, pool: RolloutPool):
+        self.task, self.pool, self.recipe = task, pool, card.behaviour
+        self.seeds = episode_seeds("clone probe", card.behaviour.probe_episodes, card.seed)
+        self.steps: list[int] = []
+        self.policies: list[Weights] = []
+        self.success: dict[int, float] = {}
+        """Measured success by the stop's number."""
+
+    def add(self, step: int, weights: Weights) -> bool:
+        """Note a stop; every STRIDE-th is measured. True: no level lies higher."""
+        self.steps.append(step)
+        self.policies.append(weights)
+        number = len(self.steps) - 1
+        last = step >= self.recipe.clone_steps
+        if number % STRIDE and not last:
+            return False
+        return self._measure(number) > max(self.recipe.levels) + ENOUGH_ABOVE
+
+    def nearest(self, level: float) -> int:
+        """Bisect between the measured stops around `level`, then take the nearest measured."""
+        measured = sorted(self.success)
+        above = [number for number in measured if self.success[number] >= level]
+        if above and above[0] > 0:
+            high = above[0]
+            low = max(number for number in measured if number < high)
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (low, middle) if self._measure(middle) >= level else (middle, high)
+        return min(sorted(self.success), key=lambda number: abs(self.success[number] - level))
+
+    def _measure(self, number: int) -> float:
+        """Success rate of a stop; 0 without further episodes if the first quarter all fail."""
+        if number not in self.success:
+            quarter = len(self.seeds) // 4
+            outcomes = self._outcomes(number, self.seeds[:quarter])
+            if any(outcomes):
+                outcomes += self._outcomes(number, self.seeds[quarter:])
+            self.success[number] = float(np.mean(outcomes))
+        return self.success[number]
+
+    def _outcomes(self, number: int, seeds: list[int]) -> list[bool]:
+        rules = EpisodeRules(self.recipe.action_noise, stop_steps_after_success=0, keep_steps=False)
+        label = f"clone at step {self.steps[number]}"
+        policy = self.policies[number : number + 1]
+        episodes = self.pool.episodes(self.task, seeds, [0] * len(seeds), policy, rules, label)
+        return [episode.succeeded for episode in episodes]
+
+
+def _geometric(last: int) -> list[int]:
+    """Steps at which the clone's weights are kept, each STOP_RATIO times the one before."""
+    stops = [FIRST_STOP]
+    while stops[-1] * STOP_RATIO < last:
+        stops.append(round(stops[-1] * STOP_RATIO))
+    return [*stops, last]
+
+
+def _write_clone(path: Path, clone: Clone) -> None:
+    from safetensors.numpy import save
+
+    from cpl_bench.files import write_atomically
+
+    tensors = {
+        f"{i}.{name}": value
+        for i, weights in enumerate(clone.weights)
+        for name, value in weights.items()
+    }
+    metadata = {"steps": json.dumps(clone.steps), "success": json.dumps(clone.success)}
+    write_atomically(path, save(tensors, metadata))
+
+
+def _read_clone(path: Path) -> Clone:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    steps: list[int] = json.loads(metadata["steps"])
+    return Clone(_by_level(tensors, len(steps)), steps, json.loads(metadata["success"]))
+
+
+def _by_level(tensors: dict[str, np.ndarray], levels: int) -> list[Weights]:
+    return [
+        {
+            name.split(".")[1]: value
+            for name, value in tensors.items()
+            if name.startswith(f"{i}.")
+        }
+        for i in range(levels)
+    ]
+

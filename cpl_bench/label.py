@@ -1,0 +1,161 @@
+"""The verb `label`: trajectories become preferences.
+
+Segments are drawn uniformly over time, a scorer gives each a number, an annotator turns two numbers
+into an answer. Dense data keep only the scores; sparse data compare segment 2i with segment 2i + 1.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from cpl_bench.annotators import ANNOTATORS
+from cpl_bench.cards import DatasetCard, Label, Segments, data_root, load_task
+from cpl_bench.errors import UserError, unknown_name
+from cpl_bench.preferences import (
+    PreferenceInfo,
+    Preferences,
+    draw_segments,
+    load_preferences,
+    write_preferences,
+)
+from cpl_bench.progress import say
+from cpl_bench.rollouts import RolloutPool
+from cpl_bench.scorers import SCORERS, SegmentSet
+from cpl_bench.seeds import generator
+from cpl_bench.sources.minari import TrajectorySet, installed, read_record, read_trajectories
+
+
+def preference_path(card: DatasetCard) -> Path:
+    """Where `label` writes the preferences of a card."""
+    cut = card.segments
+    name = f"{card.label.scorer}-{cut.count}x{cut.length}-{cut.pairs}.safetensors"
+    return data_root() / "preferences" / card.name / name
+
+
+def with_options(
+    card: DatasetCard,
+    scorer: str | None = None,
+    annotator: str | None = None,
+    segments: int | None = None,
+    segment_length: int | None = None,
+    pairs: str | None = None,
+) -> DatasetCard:
+    """The card with some of its labelling replaced.
+
+    Raises:
+        UserError: an unknown scorer or annotator, or numbers that cannot be.
+    """
+    cut = Segments(
+        segments or card.segments.count,
+        segment_length or card.segments.length,
+        pairs or card.segments.pairs,  # type: ignore[arg-type]
+    )
+    label = replace(
+        card.label,
+        scorer=scorer or card.label.scorer,
+        annotator=annotator or card.label.annotator,
+    )
+    _check(cut, label)
+    return replace(card, segments=cut, label=label)
+
+
+def is_labelled(card: DatasetCard) -> bool:
+    """Whether the preferences lie on disk and were made from the trajectories that lie there."""
+    path = preference_path(card)
+    if not path.is_file():
+        return False
+    info = load_preferences(path).info
+    return (
+        info.source_hash == read_record(card.minari_id).get("content_hash")
+        and info.annotator == card.label.annotator
+        and info.seeds == {"segments": card.seed}
+        and info.scorer_settings == _settings(card.label)
+    )
+
+
+def label(card: DatasetCard, pool: RolloutPool) -> Path:
+    """Label the collected trajectories of a card; returns the preference file.
+
+    Raises:
+        UserError: no trajectories, an unknown scorer or annotator, or segments longer than every
+            episode.
+    """
+    _check(card.segments, card.label)
+    task, cut = load_task(card.task), card.segments
+    source = read_trajectories(card.minari_id)
+    starts = draw_segments(
+        source.episode_ends, cut.length, cut.count, generator("segments", card.seed)
+    )
+    episodes = np.searchsorted(source.episode_ends, starts, side="right")
+    first_rows = np.concatenate([[0], source.episode_ends[:-1]])
+    segments = SegmentSet(source.trajectories, episodes, starts - first_rows[episodes], cut.length)
+    scores = SCORERS[card.label.scorer](segments, task, card.label, pool)
+    preferences = _assemble(card, source, starts, scores)
+    path = preference_path(card)
+    write_preferences(path, preferences)
+    say(
+        f"Labelled {cut.count} segments of {cut.length} steps by {card.label.scorer}, "
+        f"{cut.pairs}, mean score {scores.mean():.1f} → {path}"
+    )
+    return path
+
+
+def _assemble(
+    card: DatasetCard, source: TrajectorySet, starts: np.ndarray, scores: np.ndarray
+) -> Preferences:
+    none = np.zeros(0, np.int64)
+    first, second = none, none
+    if card.segments.pairs == "sparse":
+        positions = np.arange(len(starts) // 2 * 2, dtype=np.int64)
+        first, second = positions[::2], positions[1::2]
+    answers = ANNOTATORS[card.label.annotator](scores[first], scores[second])
+    packages = {name: version(name) for name in ("cpl-bench", "numpy", "gymnasium")}
+    info = PreferenceInfo(
+        card=card.name,
+        task=card.task,
+        segment_length=card.segments.length,
+        pairs=card.segments.pairs,
+        source=card.minari_id,
+        source_hash=source.record.get("content_hash", ""),
+        scorer=card.label.scorer,
+        annotator=card.label.annotator,
+        scorer_settings=_settings(card.label),
+        seeds={"segments": card.seed},
+        versions=packages | installed(load_task(card.task)),
+        command=shlex.join(["cpl-bench", *sys.argv[1:]]),
+    )
+    trajectories = source.trajectories
+    return Preferences(
+        observations=np.concatenate([each.observations[:-1] for each in trajectories]),
+        actions=np.concatenate([each.actions for each in trajectories]),
+        rewards=np.concatenate([each.rewards for each in trajectories]).astype(np.float32),
+        episode_ends=source.episode_ends.astype(np.int64),
+        segment_starts=starts.astype(np.int64),
+        scores=scores.astype(np.float64),
+        first=first,
+        second=second,
+        prefers_second=np.asarray(answers, np.float32),
+        successes=np.concatenate([each.successes for each in trajectories]).astype(np.uint8),
+        info=info,
+    )
+
+
+def _settings(label: Label) -> dict[str, int]:
+    return {"cap_steps": asdict(label)["cap_steps"]} if label.scorer == "regret" else {}
+
+
+def _check(cut: Segments, label: Label) -> None:
+    if label.scorer not in SCORERS:
+        raise unknown_name("scorer", label.scorer, SCORERS)
+    if label.annotator not in ANNOTATORS:
+        raise unknown_name("annotator", label.annotator, ANNOTATORS)
+    if cut.count < 2 or cut.length < 1:
+        raise UserError(
+            f"Expected at least 2 segments of at least 1 step, not {cut.count} of {cut.length}."
+        )

@@ -1,0 +1,160 @@
+"""Policies for s members side by side: batched matrix products on a leading axis.
+
+Member i has the weights, the dropout and the updates that it would have alone: initial weights come
+from its seed, dropout from a counter of (seed, step), and the loss is a sum over members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cpl_bench.interface import PreferenceBatch
+from cpl_bench.losses import fixed_variance_log_prob
+from cpl_bench.random_bits import member_keys, random_bytes
+
+DROPOUT_STREAM = 1  # + the layer's number
+
+
+class Policy:
+    """A deterministic policy μ(s) = tanh(MLP(s)) a member, and the optimisers that improve it."""
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden: Sequence[int],
+        dropout: float,
+        seeds: Sequence[int],
+        device: torch.device,
+    ):
+        self.sizes = [observation_size, *hidden, action_size]
+        self.layers = len(self.sizes) - 1
+        self.dropped_of_256 = round(256 * dropout)
+        self.keys = member_keys(seeds, device)
+        self.parameters = _orthogonal(self.sizes, seeds, device)
+        self.optimisers: dict[str, WarmAdam] = {}
+
+    def add_optimiser(self, phase: str, learning_rate: float, warmup_steps: int = 0) -> None:
+        """Give `phase` an Adam of its own, with fresh moments."""
+        self.optimisers[phase] = WarmAdam(self.parameters, learning_rate, warmup_steps)
+
+    def improve(self, phase: str, loss: Float[Tensor, " s"]) -> None:
+        """One gradient step of `phase`'s optimiser on the members' losses."""
+        self.optimisers[phase].step(loss.sum())
+
+    def log_probs(self, batch: PreferenceBatch) -> Float[Tensor, "s m k"]:
+        """log π(a|s) of every step of the batch, with this step's dropout."""
+        s, m, k, _ = batch.observations.shape
+        mean = self._forward(batch.observations.reshape(s, m * k, -1), batch.step)
+        return fixed_variance_log_prob(mean.view(s, m, k, -1), batch.actions)
+
+    def act(self, observations: Float[Tensor, "s b o"]) -> Float[Tensor, "s b a"]:
+        """The deterministic action, without dropout."""
+        with torch.no_grad():
+            return self._forward(observations, None)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """w0 (s, o, h), b0 (s, h), …, float32."""
+        return {
+            name: value.detach().cpu().numpy().copy() for name, value in self.parameters.items()
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and optimisers, flat."""
+        state = {name: value.detach() for name, value in self.parameters.items()}
+        for phase, optimiser in self.optimisers.items():
+            state |= {f"{phase}.{name}": value for name, value in optimiser.state().items()}
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take up where `state()` was taken."""
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.copy_(state[name])
+        for phase, optimiser in self.optimisers.items():
+            start = f"{phase}."
+            optimiser.load_state(
+                {name[len(start) :]: v for name, v in state.items() if name.startswith(start)}
+            )
+
+    def _forward(
+        self, x: Float[Tensor, "s n o"], step: Int[Tensor, ""] | None
+    ) -> Float[Tensor, "s n a"]:
+        for i in range(self.layers):
+            x = torch.baddbmm(self.parameters[f"b{i}"].unsqueeze(1), x, self.parameters[f"w{i}"])
+            if i == self.layers - 1:
+                return x.tanh()
+            x = x.relu()
+            if step is not None and self.dropped_of_256:
+                x = x * self._dropout_mask(x, step, i)
+        raise AssertionError("an MLP has at least one layer")
+
+    def _dropout_mask(
+        self, x: Float[Tensor, "s n h"], step: Int[Tensor, ""], layer: int
+    ) -> Float[Tensor, "s n h"]:
+        """0 with probability `dropped_of_256`/256, else what keeps the mean."""
+        count = x.shape[1] * x.shape[2]
+        drawn = random_bytes(self.keys, step, DROPOUT_STREAM + layer, count)
+        keep = (drawn >= self.dropped_of_256).view(x.shape)
+        return keep * (256.0 / (256 - self.dropped_of_256))
+
+
+class WarmAdam:
+    """torch's Adam over named parameters, with a linear warm-up and a flat state."""
+
+    def __init__(self, parameters: dict[str, Tensor], learning_rate: float, warmup_steps: int = 0):
+        device = next(iter(parameters.values())).device
+        self.parameters = parameters
+        self.learning_rate, self.warmup_steps = learning_rate, max(warmup_steps, 1)
+        self._rate = torch.tensor(learning_rate, device=device)
+        self._taken = torch.zeros((), device=device)
+        self._adam = torch.optim.Adam(list(parameters.values()), lr=self._rate, fused=True)
+
+    def step(self, loss: Float[Tensor, ""]) -> None:
+        """One update; the rate grows to its full value over the warm-up."""
+        self._taken += 1
+        self._rate.copy_(self.learning_rate * (self._taken / self.warmup_steps).clamp_max(1))
+        self._adam.zero_grad(set_to_none=True)
+        loss.backward()
+        self._adam.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """Steps taken and both moments of every parameter (absent before the first step)."""
+        state = {"taken": self._taken.clone()}
+        for name, parameter in self.parameters.items():
+            for key, value in self._adam.state[parameter].items():
+                state[f"{name}.{key}"] = value
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take up where `state()` was taken."""
+        self._taken.copy_(state["taken"])
+        for name, parameter in self.parameters.items():
+            start = f"{name}."
+            self._adam.state[parameter] = {
+                key[len(start) :]: value.clone().to(parameter.device)
+                for key, value in state.items()
+                if key.startswith(start)
+            }
+
+
+def _orthogonal(
+    sizes: Sequence[int], seeds: Sequence[int], device: torch.device
+) -> dict[str, Tensor]:
+    """Orthogonal weights and zero biases; a member's depend on its seed alone."""
+    parameters: dict[str, Tensor] = {}
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        members = [
+            torch.nn.init.orthogonal_(torch.empty(outputs, inputs), generator=generator).T
+            for generator in generators
+        ]
+        weight = torch.stack(members).contiguous().to(device)  # (s, inputs, outputs)
+        parameters[f"w{i}"] = weight.requires_grad_()
+        parameters[f"b{i}"] = torch.zeros(len(seeds), outputs, device=device).requires_grad_()
+    return parameters

@@ -1,0 +1,24 @@
+"""What the user sees while waiting."""
+
+import sys
+
+from tqdm import tqdm
+
+
+def say(text: str) -> None:
+    """A line for the user that leaves progress bars whole."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def progress_bar(label: str, total: int) -> tqdm:
+    """The house's progress bar: appears after a second, with an ETA; quiet lines in a log file."""
+    interactive = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        desc=label,
+        delay=1,
+        leave=False,
+        mininterval=0.2 if interactive else 15,
+        dynamic_ncols=interactive,
+    )

@@ -1,0 +1,136 @@
+"""Scorers: segments → a number each, higher is better.
+
+A segment runs from state s_0 through k steps to state s_k. Regret is what it lost against the
+scripted expert E, measured by forking the simulator at both ends and rolling the expert:
+
+    ──●══════════════●──────►  the recorded episode
+      s_0            s_k
+      └─ expert ─► T_E(s_0) steps to success      └─ expert ─► T_E(s_k)
+
+    regret = (steps of the segment before the episode's first success) + T_E(s_k) − T_E(s_0)
+
+Success is absorbing: after it, steps cost nothing and T_E = 0. The dense reward is no good measure
+of this (the expert's own return depends on the goal far more than on skill), which is why `regret`
+counts steps and `return_regret` is only for tasks that have no success rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from cpl_bench.cards import Label, TaskCard
+from cpl_bench.rollouts import RolloutPool
+from cpl_bench.worker import Trajectory
+
+
+@dataclass(frozen=True)
+class SegmentSet:
+    """n segments of `length` steps among recorded episodes."""
+
+    trajectories: list[Trajectory]
+    episodes: np.ndarray
+    """(n,) which episode a segment is in."""
+    offsets: np.ndarray
+    """(n,) its first step within that episode."""
+    length: int
+
+    @property
+    def ends(self) -> np.ndarray:
+        """(n,) the step after a segment's last: the number of the state it ends in."""
+        return self.offsets + self.length
+
+
+def partial_return(
+    segments: SegmentSet, task: TaskCard, label: Label, pool: RolloutPool
+) -> np.ndarray:
+    """Σ r over the segment, undiscounted, (n,)."""
+    sums = [np.concatenate([[0.0], np.cumsum(each.rewards)]) for each in segments.trajectories]
+    return np.array(
+        [
+            sums[episode][end] - sums[episode][start]
+            for episode, start, end in zip(
+                segments.episodes, segments.offsets, segments.ends, strict=True
+            )
+        ]
+    )
+
+
+def regret(segments: SegmentSet, task: TaskCard, label: Label, pool: RolloutPool) -> np.ndarray:
+    """Minus the steps lost on the way to success, (n,); T_E is capped at `label.cap_steps`."""
+    success_state = np.array(  # the number of the first state after a success
+        [each.steps_to_success if each.succeeded else np.inf for each in segments.trajectories]
+    )[segments.episodes]
+    spent = np.clip(success_state - segments.offsets, 0, segments.length)
+    at_start, at_end = _at_both_ends(
+        segments,
+        task,
+        pool,
+        "expert_steps_to_success",
+        lambda episode, states: {"cap_steps": label.cap_steps},
+        skip=lambda states: states >= success_state,
+    )
+    return -(spent + at_end - at_start)
+
+
+def return_regret(
+    segments: SegmentSet, task: TaskCard, label: Label, pool: RolloutPool
+) -> np.ndarray:
+    """Minus the reward lost against the expert until the horizon, undiscounted, (n,)."""
+    at_start, at_end = _at_both_ends(
+        segments,
+        task,
+        pool,
+        "expert_returns",
+        lambda episode, states: {"horizons": np.maximum(task.horizon_steps - states, 0)},
+        skip=lambda states: states >= task.horizon_steps,
+    )
+    return partial_return(segments, task, label, pool) + at_end - at_start
+
+
+Scorer = Callable[[SegmentSet, TaskCard, Label, RolloutPool], np.ndarray]
+
+SCORERS: dict[str, Scorer] = {
+    "regret": regret,
+    "return_regret": return_regret,
+    "partial_return": partial_return,
+}
+"""What `label --scorer` and a dataset card may name."""
+
+
+def _at_both_ends(
+    segments: SegmentSet,
+    task: TaskCard,
+    pool: RolloutPool,
+    function: str,
+    settings: Callable[[int, np.ndarray], dict[str, object]],
+    skip: Callable[[np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """An expert's value of the segments' first and last states, 0 where `skip` says so.
+
+    Every state is rolled from once, however many segments share it; the forks of an episode go to
+    one worker together.
+    """
+    values = []
+    wanted: dict[int, set[int]] = {}
+    for states in (segments.offsets, segments.ends):
+        for episode, state, known in zip(segments.episodes, states, skip(states), strict=True):
+            if not known:
+                wanted.setdefault(int(episode), set()).add(int(state))
+    numbers = {episode: np.array(sorted(states)) for episode, states in sorted(wanted.items())}
+    calls = [
+        {"states": segments.trajectories[episode].states[states], **settings(episode, states)}
+        for episode, states in numbers.items()
+    ]
+    results = pool.forks(task, function, calls, label=f"expert rollouts on {task.name}")
+    rolled = {
+        (episode, int(state)): float(value)
+        for (episode, states), found in zip(numbers.items(), results, strict=True)
+        for state, value in zip(states, found, strict=True)
+    }
+    for states in (segments.offsets, segments.ends):
+        places = zip(segments.episodes, states, strict=True)
+        values.append(np.array([rolled.get((int(e), int(t)), 0.0) for e, t in places]))
+    return values[0], values[1]

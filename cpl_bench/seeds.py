@@ -1,0 +1,24 @@
+"""Episode seeds: every use has a stream of its own, so no use ever meets another's episodes."""
+
+import numpy as np
+
+STREAMS = {
+    "demonstrations": 1,
+    "clone probe": 2,
+    "data": 3,
+    "levels": 4,
+    "segments": 5,
+    "monitoring": 6,  # evaluation while training
+    "test": 7,  # evaluation of a finished run: never looked at before
+    "expert probe": 8,
+}
+
+
+def generator(stream: str, *key: int) -> np.random.Generator:
+    """A generator for one use; `key` are the seeds that decide it, all non-negative."""
+    return np.random.default_rng([STREAMS[stream], *key])
+
+
+def episode_seeds(stream: str, count: int, *key: int) -> list[int]:
+    """`count` environment seeds for one use. The first ones don't depend on `count`."""
+    return [int(seed) for seed in generator(stream, *key).integers(0, 2**31, count)]

@@ -1,0 +1,190 @@
+"""Trajectories as Minari datasets (HDF5), environment, simulator states and success included.
+
+    <root>/cpl_bench/<card>-v0/data/main_data.hdf5
+        episode_i   observations (T+1, o), actions (T, a), rewards (T,), terminations, truncations,
+                    infos/success (T+1,), infos/state (T+1, d)      attributes: seed, policy
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cpl_bench.cards import TaskCard, data_root
+from cpl_bench.errors import UserError
+from cpl_bench.worker import Trajectory
+
+
+@dataclass(frozen=True)
+class TrajectorySet:
+    """The episodes of a dataset and what is known of how they came about."""
+
+    minari_id: str
+    trajectories: list[Trajectory]
+    record: dict[str, Any]
+    """What `collect` recorded: the card, the clone's levels, versions."""
+
+    @property
+    def success_rate(self) -> float:
+        """Share of the episodes with a success at any step."""
+        return float(np.mean([trajectory.succeeded for trajectory in self.trajectories]))
+
+    @property
+    def episode_ends(self) -> np.ndarray:
+        """(E,) the row after each episode's last, all episodes laid end to end."""
+        return np.cumsum([len(trajectory.rewards) for trajectory in self.trajectories])
+
+
+def content_hash(trajectories: Sequence[Trajectory]) -> str:
+    """SHA-256 over what preferences are made of: observations, actions, rewards, successes."""
+    digest = hashlib.sha256()
+    for each in trajectories:
+        for array in (each.observations, each.actions, each.rewards, each.successes):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def read_record(minari_id: str) -> dict[str, Any]:
+    """What `collect` wrote down about a dataset, {} where there is none of ours."""
+    path = minari_folder(minari_id) / "data" / "metadata.json"
+    try:
+        return json.loads(json.loads(path.read_text())["cpl_bench"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def minari_folder(minari_id: str) -> Path:
+    """Where the dataset lies, or would."""
+    return data_root() / minari_id
+
+
+def write_trajectories(
+    minari_id: str, task: TaskCard, trajectories: Sequence[Trajectory], record: dict[str, Any]
+) -> Path:
+    """Write a Minari dataset in one step, replacing one of the same id; returns its folder."""
+    import minari
+    from gymnasium import spec
+    from minari.data_collector import EpisodeBuffer
+
+    import cpl_bench.tasks  # noqa: F401  (registers the ids)
+
+    buffers = [
+        EpisodeBuffer(
+            id=i,
+            seed=trajectory.seed,
+            observations=trajectory.observations,  # type: ignore[arg-type]
+            actions=trajectory.actions,  # type: ignore[arg-type]
+            rewards=trajectory.rewards,  # type: ignore[arg-type]
+            terminations=np.zeros(len(trajectory.rewards), bool),  # type: ignore[arg-type]
+            truncations=np.arange(1, len(trajectory.rewards) + 1) == len(trajectory.rewards),  # type: ignore[arg-type]
+            infos={
+                "success": np.concatenate([[False], trajectory.successes]),
+                "state": trajectory.states,
+            },
+        )
+        for i, trajectory in enumerate(trajectories)
+    ]
+    target = minari_folder(minari_id)
+    staging = data_root() / f".writing-{uuid.uuid4().hex[:8]}"
+    try:
+        with _minari_root(staging), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = minari.create_dataset_from_buffers(
+                minari_id,
+                buffers,
+                env=spec(task.env_id),
+                algorithm_name="a clone of the scripted expert, stopped at several levels",
+                author="cpl_bench",
+                author_email="none",
+                code_permalink="cpl_bench",
+                description=f"Behaviour data of {task.name} for preference learning.",
+                requirements=[f"{name}=={wanted}" for name, wanted in installed(task).items()],
+                data_format="hdf5",
+            )
+            dataset.storage.update_episode_metadata(
+                [{"policy": trajectory.policy} for trajectory in trajectories]
+            )
+            dataset.storage.update_metadata({"cpl_bench": json.dumps(record, sort_keys=True)})
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            target.rename(staging / "replaced")
+        (staging / minari_id).rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def read_trajectories(minari_id: str) -> TrajectorySet:
+    """All episodes of a Minari dataset that `collect` wrote.
+
+    Raises:
+        UserError: there is none, it is damaged, or it lacks success and simulator states.
+    """
+    import minari
+
+    folder = minari_folder(minari_id)
+    if not (folder / "data").is_dir():
+        raise UserError(
+            f"No trajectories at {folder}. Make them with: cpl-bench collect "
+            f"{minari_id.removeprefix('cpl_bench/').removesuffix('-v0')}"
+        )
+    try:
+        with _minari_root(data_root()):
+            dataset = minari.load_dataset(minari_id)
+            policies = [
+                int(entry.get("policy", 0))
+                for entry in dataset.storage.get_episode_metadata(range(dataset.total_episodes))
+            ]
+            trajectories = [
+                Trajectory(
+                    seed=int(episode.get("seed", 0)),
+                    policy=policy,
+                    observations=episode["observations"],
+                    actions=episode["actions"],
+                    rewards=np.asarray(episode["rewards"], np.float64),
+                    successes=np.asarray(episode["infos"]["success"][1:], bool),
+                    states=np.asarray(episode["infos"]["state"]),
+                )
+                for policy, episode in zip(
+                    policies,
+                    dataset.storage.get_episodes(range(dataset.total_episodes)),
+                    strict=True,
+                )
+            ]
+    except (OSError, KeyError, ValueError, AssertionError, RuntimeError) as problem:
+        raise UserError(
+            f"The trajectories at {folder} cannot be read ({problem}). Delete the folder and "
+            "collect them again."
+        ) from None
+    return TrajectorySet(minari_id, trajectories, read_record(minari_id))
+
+
+def installed(task: TaskCard) -> dict[str, str]:
+    """The installed versions of what a task is simulated with."""
+    return {name: version(name) for name in task.simulators}
+
+
+@contextmanager
+def _minari_root(folder: Path) -> Iterator[None]:
+    """Minari knows its root by an environment variable alone."""
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MINARI_DATASETS_PATH"]
+        else:
+            os.environ["MINARI_DATASETS_PATH"] = before

@@ -1,0 +1,239 @@
+"""What a rollout worker does: whole episodes and forks, in numpy. Never imports torch.
+
+`cpl_bench.rollouts.RolloutPool` starts `main` in a process of its own and talks to it through an
+inherited socket; the worker leaves when the socket closes.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cpl_bench.cards import TaskCard
+from cpl_bench.tasks import Task, make_task
+
+EXPERT = -1
+"""The policy number of the scripted expert."""
+
+NOISE_STREAM = 1
+
+Weights = dict[str, np.ndarray]
+"""A tanh-headed MLP: w0 (o, h), b0 (h,), w1 …, the last layer's output is the action."""
+
+
+@dataclass(frozen=True)
+class EpisodeRules:
+    """How episodes are run and what is kept of them."""
+
+    action_noise: float = 0.0
+    """Standard deviation of Gaussian noise on each action, which is clipped afterwards."""
+    stop_steps_after_success: int | None = None
+    """End the episode this many steps after its first success; None: only at the horizon."""
+    minimum_steps: int = 0
+    """…but not before this many steps."""
+    keep_states: bool = False
+    """Record the simulator state before every step and after the last."""
+    keep_steps: bool = True
+    """Record observations, actions and states; rewards and successes are always kept."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One episode of T steps."""
+
+    seed: int
+    policy: int
+    """Which of the policies acted; EXPERT is the scripted expert."""
+    observations: np.ndarray
+    """(T+1, o) float32; (0, o) where steps are not kept."""
+    actions: np.ndarray
+    """(T, a) float32, as executed; (0, a) where steps are not kept."""
+    rewards: np.ndarray
+    """(T,) float64"""
+    successes: np.ndarray
+    """(T,) bool, after each step."""
+    states: np.ndarray
+    """(T+1, d) float64; (0, 0) where states are not kept."""
+
+    @property
+    def succeeded(self) -> bool:
+        """Success at any step: the paper's rule."""
+        return bool(self.successes.any())
+
+    @property
+    def steps_to_success(self) -> int:
+        """Steps up to and including the first success; the episode's length where there is none."""
+        return int(self.successes.argmax()) + 1 if self.succeeded else len(self.rewards)
+
+
+def mlp_action(weights: Weights, observations: np.ndarray) -> np.ndarray:
+    """The deterministic action, (b, o) → (b, a): ReLU layers, tanh at the end."""
+    layers = len(weights) // 2
+    x = observations
+    for i in range(layers):
+        x = x @ weights[f"w{i}"] + weights[f"b{i}"]
+        x = np.maximum(x, 0.0) if i < layers - 1 else np.tanh(x)
+    return x
+
+
+def run_episodes(
+    card: TaskCard,
+    seeds: Sequence[int],
+    policy: int,
+    weights: Weights | None,
+    rules: EpisodeRules,
+) -> list[Trajectory]:
+    """Run one episode a seed, side by side; `weights` None stands for the scripted expert."""
+    episodes = [
+        _Episode(_task(card, place), seed, policy, card.horizon_steps, rules)
+        for place, seed in enumerate(seeds)
+    ]
+    going = list(episodes)
+    while going:
+        if weights is None:
+            actions = [episode.task.expert_action() for episode in going]
+        else:
+            actions = mlp_action(weights, np.stack([episode.observation for episode in going]))
+        for episode, action in zip(going, actions, strict=True):
+            episode.step(action)
+        going = [episode for episode in going if not episode.over]
+    return [episode.trajectory() for episode in episodes]
+
+
+def expert_steps_to_success(card: TaskCard, states: np.ndarray, cap_steps: int) -> np.ndarray:
+    """From each state (n, d) roll the expert: steps until it succeeds, `cap_steps` if not by then."""
+    task = _task(card, 0)
+    steps = np.full(len(states), cap_steps, np.int64)
+    for i, state in enumerate(states):
+        task.set_state(state)
+        for step in range(1, cap_steps + 1):
+            if task.step(task.expert_action())[4]["success"]:
+                steps[i] = step
+                break
+    return steps
+
+
+def expert_returns(card: TaskCard, states: np.ndarray, horizons: np.ndarray) -> np.ndarray:
+    """From each state (n, d) roll the expert for `horizons[i]` steps: its undiscounted return."""
+    task = _task(card, 0)
+    returns = np.zeros(len(states))
+    for i, (state, horizon) in enumerate(zip(states, horizons, strict=True)):
+        task.set_state(state)
+        returns[i] = sum(float(task.step(task.expert_action())[1]) for _ in range(int(horizon)))
+    return returns
+
+
+def render_episode(
+    card: TaskCard, seed: int, weights: Weights | None, every: int
+) -> tuple[list[np.ndarray], bool]:
+    """Images (h, w, 3) of every `every`-th step of one episode, and whether it succeeded."""
+    task = make_task(card, render_mode="rgb_array")
+    observation, _ = task.reset(seed=seed)
+    frames, success = [np.array(task.render())], False
+    for step in range(1, card.horizon_steps + 1):
+        action = (
+            task.expert_action() if weights is None else mlp_action(weights, observation[None])[0]
+        )
+        observation, _, _, _, info = task.step(action)
+        success |= info["success"]
+        if step % every == 0:
+            frames.append(np.array(task.render()))
+        if info["success"] and step % every == 0:
+            break
+    task.close()
+    return frames, success
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "run_episodes": run_episodes,
+    "expert_steps_to_success": expert_steps_to_success,
+    "expert_returns": expert_returns,
+    "render_episode": render_episode,
+}
+
+
+class _Episode:
+    """An episode under way."""
+
+    def __init__(self, task: Task, seed: int, policy: int, horizon: int, rules: EpisodeRules):
+        self.task, self.seed, self.policy = task, seed, policy
+        self.horizon, self.rules = horizon, rules
+        self.noise = np.random.default_rng([seed, NOISE_STREAM])
+        self.observation, _ = task.reset(seed=seed)
+        self.observations, self.actions, self.states = [self.observation], [], []
+        self.rewards: list[float] = []
+        self.successes: list[bool] = []
+        self.end = horizon
+        self.over = False
+        self._keep_state()
+
+    def step(self, action: np.ndarray) -> None:
+        rules = self.rules
+        if rules.action_noise:
+            action = action + self.noise.normal(0.0, rules.action_noise, action.shape)
+        action = np.clip(action, -1.0, 1.0).astype(np.float32)
+        self.observation, reward, _, _, info = self.task.step(action)
+        self.rewards.append(reward)
+        self.successes.append(info["success"])
+        steps = len(self.rewards)
+        if info["success"] and rules.stop_steps_after_success is not None:
+            stop = max(steps + rules.stop_steps_after_success, rules.minimum_steps)
+            self.end = min(self.end, stop)
+        self.over = steps >= self.end
+        if rules.keep_steps:
+            self.observations.append(self.observation)
+            self.actions.append(action)
+        self._keep_state()
+
+    def trajectory(self) -> Trajectory:
+        width = self.task.action_space.shape[0]
+        kept = self.rules.keep_steps
+        return Trajectory(
+            seed=self.seed,
+            policy=self.policy,
+            observations=np.stack(self.observations)[: None if kept else 0],
+            actions=np.stack(self.actions) if kept else np.zeros((0, width), np.float32),
+            rewards=np.array(self.rewards),
+            successes=np.array(self.successes, bool),
+            states=np.stack(self.states) if self.states else np.zeros((0, 0)),
+        )
+
+    def _keep_state(self) -> None:
+        if self.rules.keep_states:
+            self.states.append(self.task.get_state())
+
+
+def _task(card: TaskCard, place: int) -> Task:
+    """The simulator kept for the `place`-th episode of a job, made once."""
+    key = (card.env_id, card.horizon_steps, place)
+    if key not in _TASKS:
+        _TASKS[key] = make_task(card)
+    return _TASKS[key]
+
+
+_TASKS: dict[tuple[str, int, int], Task] = {}
+
+
+def main() -> None:
+    """Serve jobs from the socket named on the command line until it closes."""
+    from multiprocessing.connection import Connection
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    connection = Connection(int(sys.argv[1]))
+    try:
+        while True:
+            number, function, arguments = connection.recv()
+            try:
+                connection.send((number, FUNCTIONS[function](**arguments), None))
+            except (BrokenPipeError, EOFError, ConnectionResetError):
+                raise
+            except Exception:
+                connection.send((number, None, traceback.format_exc()))
+    except (BrokenPipeError, EOFError, ConnectionResetError):
+        pass

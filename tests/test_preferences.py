@@ -1,0 +1,603 @@
+"""The preference file keeps what it is given and refuses what is wrong; batches are as promised."""
+
+import itertools
+import json
+import math
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from cpl_bench import preferences as preference_file
+from cpl_bench.errors import UserError
+from cpl_bench.preferences import (
+    PreferenceInfo,
+    Preferences,
+    draw_segments,
+    load_preferences,
+    verify,
+    write_preferences,
+)
+from cpl_bench.sampler import ACTION_LIMIT, PreferenceSampler, TransitionSampler
+
+LENGTHS = [9, 4, 30, 6, 51]
+LENGTH = 4
+TENSORS = ["observations", "actions", "rewards", "episode_ends", "segment_starts", "scores"]
+TENSORS += ["first", "second", "prefers_second"]
+
+
+def make(pairs="dense", segments=40, comparisons=20, successes=False, seed=0):
+    """Small valid preferences whose first observation column is the row number."""
+    rng = np.random.default_rng(seed)
+    ends = np.cumsum(LENGTHS)
+    steps = int(ends[-1])
+    observations = rng.normal(size=(steps, 3)).astype(np.float32)
+    observations[:, 0] = np.arange(steps)
+    scores = rng.integers(0, 12, segments).astype(np.float64)  # some tie
+    first, second = rng.integers(0, segments, (2, comparisons if pairs == "sparse" else 0))
+    return Preferences(
+        observations=observations,
+        actions=rng.uniform(-1.2, 1.2, (steps, 2)).astype(np.float32),
+        rewards=rng.normal(size=steps).astype(np.float32),
+        episode_ends=ends,
+        segment_starts=draw_segments(ends, LENGTH, segments, rng),
+        scores=scores,
+        first=first,
+        second=second,
+        prefers_second=rng.uniform(0, 1, len(first)).astype(np.float32),
+        successes=rng.integers(0, 2, steps).astype(np.uint8) if successes else None,
+        info=PreferenceInfo(
+            card="toy",
+            task="reach",
+            segment_length=LENGTH,
+            pairs=pairs,
+            source="cpl_bench/toy-v0",
+            source_hash="sha256:0123",
+            scorer="regret",
+            scorer_settings={"cap_steps": 200},
+            annotator="oracle",
+            seeds={"segments": seed},
+            versions={"mujoco": "3.3.0"},
+            command="cpl-bench label toy — «naïve»",
+        ),
+    )
+
+
+def chi_square(counts):
+    """Standard deviations by which the χ² of `counts` against equal ones exceeds its mean."""
+    expected = counts.sum() / len(counts)
+    freedom = len(counts) - 1
+    return (((counts - expected) ** 2 / expected).sum() - freedom) / math.sqrt(2 * freedom)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "toy.safetensors"
+
+
+# --- The file ---
+
+
+@pytest.mark.parametrize("pairs", ["dense", "sparse"])
+@pytest.mark.parametrize("successes", [False, True])
+def test_round_trip_bit_for_bit(path, pairs, successes):
+    written = make(pairs, successes=successes)
+    write_preferences(path, written)
+    read = load_preferences(path)
+    assert read.info == written.info
+    for name in [*TENSORS, "successes"]:
+        before, after = getattr(written, name), getattr(read, name)
+        if before is None:
+            assert name == "successes" and after is None
+            continue
+        assert (before.dtype, before.shape) == (after.dtype, after.shape)
+        assert before.tobytes() == after.tobytes()
+
+
+def test_equal_preferences_give_equal_bytes(path, tmp_path):
+    write_preferences(path, make())
+    write_preferences(tmp_path / "again.safetensors", load_preferences(path))
+    assert path.read_bytes() == (tmp_path / "again.safetensors").read_bytes()
+
+
+def test_a_strided_array_is_written_as_it_looks(path):
+    written = make()
+    mirrored = replace(written, observations=written.observations[:, ::-1])
+    write_preferences(path, mirrored)
+    np.testing.assert_array_equal(load_preferences(path).observations, mirrored.observations)
+
+
+def test_what_is_read_is_mapped_and_read_only(path):
+    write_preferences(path, make())
+    read = load_preferences(path)
+    base = read.observations
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    assert isinstance(base, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        read.observations[0, 0] = 1
+
+
+def test_a_million_segments_cost_eight_bytes_each_and_eight_for_the_score(path):
+    few, many = make(segments=10), make(segments=1_000_010)
+    write_preferences(path, few)
+    small = path.stat().st_size
+    write_preferences(path, many)
+    assert path.stat().st_size - small == pytest.approx(16_000_000, abs=100)
+    assert len(load_preferences(path).scores) == 1_000_010
+
+
+def test_repr_tells_shapes():
+    text = repr(make())
+    for part in ("toy", "100 steps", "5 episodes", "40 segments of 4", "every pair", "(100, 3)"):
+        assert part in text
+    assert "20 comparisons" in repr(make("sparse"))
+
+
+def test_nothing_is_left_of_a_write_that_fails(path, monkeypatch):
+    def save_half(tensors, target, metadata):
+        target.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(preference_file, "save_file", save_half)
+    with pytest.raises(OSError, match="disk full"):
+        write_preferences(path, make())
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_refused_write_leaves_the_old_file(path):
+    write_preferences(path, make())
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="scores"):
+        write_preferences(path, replace(make(), scores=np.full(40, np.nan)))
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+# --- Refusals: of the container ---
+
+
+def resave(path, tensors=None, metadata=None, **changed_info):
+    """Write a good sparse file without verification, with some things changed."""
+    good = make("sparse")
+    content = {name: getattr(good, name) for name in TENSORS} | (tensors or {})
+    content = {name: values for name, values in content.items() if values is not None}
+    info = {"format_version": 1, **asdict(good.info), **changed_info}
+    info = {name: value for name, value in info.items() if value is not ...}
+    save_file(content, path, {"cpl_bench": json.dumps(info)} if metadata is None else metadata)
+
+
+def refusal(path):
+    with pytest.raises(UserError) as caught:
+        load_preferences(path)
+    message = str(caught.value)
+    assert str(path) in message
+    return message
+
+
+def test_what_resave_writes_unchanged_is_accepted(path):
+    resave(path)
+    assert load_preferences(path).info == make("sparse").info
+
+
+def test_a_missing_file_is_refused(path):
+    assert "no such preference file" in refusal(path)
+    assert "no such preference file" in refusal(path.parent)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a zip", b"\x89HDF\r\n\x1a\n" + bytes(100)])
+def test_another_format_is_refused(path, content):
+    path.write_bytes(content)
+    assert "damaged, truncated or of another format" in refusal(path)
+
+
+@pytest.mark.parametrize("keep", [1, 7, 8, 100, -1, -1000])
+def test_a_truncated_file_is_refused(path, keep):
+    write_preferences(path, make())
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "damaged, truncated" in refusal(path)
+
+
+def test_a_file_with_bytes_behind_its_end_is_refused(path):
+    write_preferences(path, make())
+    path.write_bytes(path.read_bytes() + bytes(8))
+    assert "damaged" in refusal(path)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"format": "pt"}])
+def test_another_programs_file_is_refused(path, metadata):
+    resave(path, metadata=metadata)
+    assert "another program's" in refusal(path)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, ...])
+def test_another_format_version_is_refused(path, version):
+    resave(path, format_version=version)
+    assert "expected format version 1, got" in refusal(path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3"])
+def test_metadata_that_are_no_object_are_refused(path, text):
+    resave(path, metadata={"cpl_bench": text})
+    assert "no JSON object" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"task": ...}, {"segment_length": 4.0}, {"seeds": [1]}, {"surprise": 1}]
+)
+def test_other_metadata_are_refused(path, changed):
+    resave(path, **changed)
+    assert next(iter(changed)) in refusal(path).split("Missing or of a wrong type")[1]
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_a_missing_tensor_is_refused(path, name):
+    resave(path, {name: None})
+    assert f"Missing: {name};" in refusal(path)
+
+
+def test_an_unknown_tensor_is_refused(path):
+    resave(path, {"images": np.zeros(3, np.float32)})
+    assert "unknown: images" in refusal(path)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int64])
+@pytest.mark.parametrize("name", TENSORS)
+def test_a_wrong_dtype_is_refused(path, name, dtype):
+    good = getattr(make("sparse"), name)
+    if good.dtype == dtype:
+        return
+    resave(path, {name: good.astype(dtype)})
+    assert f"{name} must be {good.dtype}" in refusal(path)
+
+
+# --- Refusals: of the content ---
+
+
+def changed(name, place, value, pairs="sparse"):
+    """Good preferences but for one entry."""
+    good = make(pairs)
+    values = getattr(good, name).copy()
+    values[place] = value
+    return replace(good, **{name: values})
+
+
+CROSSING = LENGTHS[0] - LENGTH + 1
+WRONG = {
+    "negative start": (changed("segment_starts", 3, -1), r"segment_starts must be in \[0, 96\]"),
+    "start past the end": (changed("segment_starts", 3, 97), r"got 97 at \[3\]"),
+    "enormous start": (changed("segment_starts", 3, 2**63 - 1), r"segment_starts must be in"),
+    "window across an episode end": (
+        changed("segment_starts", 3, CROSSING),
+        rf"windows of 4 steps within one episode; got {CROSSING} at \[3\]",
+    ),
+    "negative first": (changed("first", 0, -1), r"first must be positions in \[0, 39\]; got -1"),
+    "second out of range": (changed("second", 5, 40), r"second must be positions.*got 40 at \[5\]"),
+    "answer above 1": (changed("prefers_second", 1, 1.5), r"prefers_second must be in \[0, 1\]"),
+    "answer below 0": (changed("prefers_second", 1, -0.1), r"prefers_second must be in \[0, 1\]"),
+    "answer NaN": (changed("prefers_second", 1, np.nan), r"prefers_second must be in \[0, 1\]"),
+    "observation NaN": (
+        changed("observations", (7, 2), np.nan),
+        r"observations must be finite; got nan at \[7, 2\] \(1 of 300 are wrong\)",
+    ),
+    "action infinite": (changed("actions", (0, 1), np.inf), r"actions must be finite; got inf"),
+    "reward infinite": (changed("rewards", 9, -np.inf), r"rewards must be finite; got -inf"),
+    "score NaN": (changed("scores", 9, np.nan), r"scores must be finite"),
+    "success of 2": (
+        replace(make(), successes=np.full(100, 2, np.uint8)),
+        r"successes must be 0 or 1",
+    ),
+    "first end at 0": (changed("episode_ends", 0, 0), r"episode_ends must increase"),
+    "ends out of order": (changed("episode_ends", 1, 9), r"episode_ends must increase"),
+    "last end short": (changed("episode_ends", -1, 99), r"number of steps, 100; got \[.*99\]"),
+    "last end long": (changed("episode_ends", -1, 101), r"episode_ends must increase"),
+    "fewer actions": (
+        replace(make(), actions=make().actions[:-1]),
+        r"actions must have 100 entries along N, as observations has; got 99",
+    ),
+    "fewer scores": (replace(make(), scores=make().scores[1:]), r"scores must have 40 entries"),
+    "fewer answers": (
+        replace(make("sparse"), prefers_second=np.zeros(3, np.float32)),
+        r"prefers_second must have 20 entries",
+    ),
+    "flat actions": (
+        replace(make(), actions=make().rewards),
+        r"actions must be float32 of shape \(N, a\), got float32 of shape \(100,\)",
+    ),
+    "no segments": (
+        replace(make(), segment_starts=np.zeros(0, np.int64), scores=np.zeros(0)),
+        r"segment_starts is empty",
+    ),
+    "no steps": (
+        replace(make(), observations=np.zeros((0, 3), np.float32)),
+        r"observations is empty",
+    ),
+    "no action dimension": (
+        replace(make(), actions=np.zeros((100, 0), np.float32)),
+        r"actions is empty",
+    ),
+    "no episodes": (replace(make(), episode_ends=np.zeros(0, np.int64)), r"episode_ends is empty"),
+    "one segment": (make(segments=1), r"comparing takes at least 2 segments"),
+    "sparse without comparisons": (
+        replace(make(), info=make("sparse").info),
+        r"sparse data must list at least one comparison",
+    ),
+    "dense with comparisons": (
+        replace(make("sparse"), info=make().info),
+        r"dense data compare every pair and list none, got 20",
+    ),
+    "unknown pairs": (
+        replace(make(), info=replace(make().info, pairs="some")),
+        r"pairs must be dense or sparse, got 'some'",
+    ),
+    "length 0": (
+        replace(make(), info=replace(make().info, segment_length=0)),
+        r"segment_length must be at least 1",
+    ),
+    "length of more than everything": (
+        replace(make(), info=replace(make().info, segment_length=101)),
+        r"segment_starts must be",
+    ),
+    "unknown annotator": (
+        replace(make(), info=replace(make().info, annotator="orakle")),
+        r"No annotator is called 'orakle'. Did you mean 'oracle'\?",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_content_is_refused_by_verify_write_and_load(case, path, monkeypatch):
+    preferences, message = WRONG[case]
+    with pytest.raises(UserError, match=message):
+        verify(preferences)
+    with pytest.raises(UserError, match=message):
+        write_preferences(path, preferences)
+    assert not path.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(preference_file, "verify", lambda *_: None)
+        write_preferences(path, preferences)
+    with pytest.raises(UserError, match=message) as caught:
+        load_preferences(path)
+    assert str(path) in str(caught.value)
+    assert "cpl-bench label" in str(caught.value)
+
+
+# --- Drawing windows ---
+
+
+def all_windows(lengths, length):
+    """Every window's start, by plain loops."""
+    starts, begin = [], 0
+    for steps in lengths:
+        starts += [begin + offset for offset in range(steps - length + 1)]
+        begin += steps
+    return starts
+
+
+@pytest.mark.parametrize("length", [1, 3, 9, 51])
+def test_every_window_can_be_drawn_once(length):
+    windows = all_windows(LENGTHS, length)
+    drawn = draw_segments(np.cumsum(LENGTHS), length, len(windows), np.random.default_rng(0))
+    assert sorted(drawn.tolist()) == windows
+    assert drawn.dtype == np.int64
+    assert len(windows) < 10 or drawn.tolist() != windows, "paired data need a random order"
+
+
+def test_windows_are_drawn_uniformly_without_replacement():
+    rng = np.random.default_rng(1)
+    windows = all_windows(LENGTHS, LENGTH)
+    counts = dict.fromkeys(windows, 0)
+    for _ in range(3_000):
+        drawn = draw_segments(np.cumsum(LENGTHS), LENGTH, 10, rng).tolist()
+        assert len(set(drawn)) == 10
+        for start in drawn:
+            counts[start] += 1
+    assert chi_square(np.array(list(counts.values()))) < 4
+
+
+def test_more_segments_than_windows_are_drawn_uniformly_with_replacement():
+    windows = all_windows(LENGTHS, LENGTH)
+    drawn = draw_segments(np.cumsum(LENGTHS), LENGTH, 50_000, np.random.default_rng(2))
+    found, counts = np.unique(drawn, return_counts=True)
+    assert found.tolist() == windows
+    assert abs(chi_square(counts)) < 4
+
+
+def test_a_segment_longer_than_every_episode_is_refused():
+    message = (
+        "A segment of 300 steps is longer than the longest episode, 250 steps; "
+        "choose --segment-length ≤ 250."
+    )
+    with pytest.raises(UserError) as caught:
+        draw_segments(np.array([200, 450]), 300, 1, np.random.default_rng(0))
+    assert str(caught.value) == message
+    with pytest.raises(UserError, match="at least 1 step, got 0"):
+        draw_segments(np.array([200]), 0, 1, np.random.default_rng(0))
+
+
+# --- Batches ---
+
+
+def drawn_starts(batch):
+    """The first row of each drawn segment: observations carry their row number. (s, m)"""
+    return batch.observations[:, :, 0, 0].long().numpy()
+
+
+@pytest.mark.parametrize("pairs", ["dense", "sparse"])
+def test_segments_of_a_batch_are_the_files(pairs):
+    data = make(pairs)
+    sampler = PreferenceSampler(data, [0, 1, 2], 6)
+    for step in range(20):
+        batch = sampler.draw(step)
+        assert batch.observations.shape == (3, 6, LENGTH, 3)
+        assert batch.actions.shape == (3, 6, LENGTH, 2)
+        assert int(batch.step) == step
+        starts = drawn_starts(batch)
+        assert np.isin(starts, data.segment_starts).all()
+        for member, position in np.ndindex(3, 6):
+            rows = slice(starts[member, position], starts[member, position] + LENGTH)
+            expected = data.observations[rows]
+            np.testing.assert_array_equal(batch.observations[member, position], expected)
+            expected = np.clip(data.actions[rows], -ACTION_LIMIT, ACTION_LIMIT)
+            np.testing.assert_array_equal(batch.actions[member, position], expected)
+    assert batch.actions.abs().max() < 1
+
+
+def test_dense_batches_compare_all_pairs_by_score():
+    data = make("dense", segments=25)
+    data = replace(data, segment_starts=np.array(all_windows(LENGTHS, LENGTH)[:25]))
+    score_of = dict(zip(data.segment_starts.tolist(), data.scores.tolist(), strict=True))
+    sampler = PreferenceSampler(data, [4, 9], 7)
+    seen = set()
+    for step in range(20):
+        batch = sampler.draw(step)
+        starts = drawn_starts(batch)
+        for member in range(2):
+            pairs = zip(batch.first[member].tolist(), batch.second[member].tolist(), strict=True)
+            pairs = list(pairs)
+            assert pairs == list(itertools.combinations(range(7), 2))
+            for (i, j), answer in zip(pairs, batch.prefers_second[member].tolist(), strict=True):
+                one, other = score_of[starts[member, i]], score_of[starts[member, j]]
+                assert answer == (1 if other > one else 0 if other < one else 0.5)
+                seen.add(answer)
+    assert seen == {0, 0.5, 1}
+    assert batch.prefers_second.dtype == torch.float32
+
+
+def test_scores_are_compared_in_double_precision():
+    data = make("dense", segments=2)
+    data = replace(data, segment_starts=np.array([0, 3]), scores=np.array([0.3, 0.1 + 0.2]))
+    batch = PreferenceSampler(data, [0], 12).draw(0)
+    better = drawn_starts(batch)[0] == 3
+    first, second = better[batch.first[0]].astype(int), better[batch.second[0]].astype(int)
+    np.testing.assert_array_equal(batch.prefers_second[0], 0.5 + (second - first) / 2)
+
+
+def test_sparse_batches_are_comparisons_of_the_file():
+    data = make("sparse")
+    data = replace(data, prefers_second=(np.arange(20) / 32).astype(np.float32))  # tells which
+    sampler = PreferenceSampler(data, [4, 9], 6)
+    counts = np.zeros(20)
+    for step in range(500):
+        batch = sampler.draw(step)
+        starts = drawn_starts(batch)
+        assert batch.first.tolist() == [[0, 2, 4]] * 2
+        assert batch.second.tolist() == [[1, 3, 5]] * 2
+        which = np.rint(batch.prefers_second.numpy() * 32).astype(int)  # (s, c)
+        np.testing.assert_array_equal(starts[:, 0::2], data.segment_starts[data.first[which]])
+        np.testing.assert_array_equal(starts[:, 1::2], data.segment_starts[data.second[which]])
+        counts += np.bincount(which.ravel(), minlength=20)
+    assert abs(chi_square(counts)) < 4
+
+
+@pytest.mark.parametrize("pairs", ["dense", "sparse"])
+def test_prefers_second_means_that_the_second_is_better(pairs):
+    data = make(pairs, segments=2, comparisons=1)
+    scores = np.array([-1.0, 5.0])
+    data = replace(data, segment_starts=np.array([0, 13]), scores=scores)
+    if pairs == "sparse":
+        answers = np.ones(1, np.float32)
+        data = replace(data, first=np.array([0]), second=np.array([1]), prefers_second=answers)
+    better = drawn_starts(batch := PreferenceSampler(data, [0], 10).draw(0))[0] == 13
+    for i, j, answer in zip(
+        batch.first[0], batch.second[0], batch.prefers_second[0].tolist(), strict=True
+    ):
+        if answer == 1:
+            assert better[j] and not better[i]
+        elif answer == 0:
+            assert better[i] and not better[j]
+    assert 1 in batch.prefers_second
+
+
+def test_segments_are_drawn_uniformly():
+    data = make("dense", segments=20)
+    data = replace(data, segment_starts=np.array(all_windows(LENGTHS, LENGTH)[:20]))
+    sampler = PreferenceSampler(data, range(4), 16)
+    starts = np.concatenate([drawn_starts(sampler.draw(step)).ravel() for step in range(200)])
+    found, counts = np.unique(starts, return_counts=True)
+    assert len(found) == 20
+    assert abs(chi_square(counts)) < 4
+
+
+@pytest.mark.parametrize("pairs", ["dense", "sparse", "transitions", "cropped"])
+def test_a_member_draws_the_same_alone_or_among_four(pairs):
+    data = make("dense" if pairs == "cropped" else pairs)
+
+    def sampler(seeds):
+        if pairs == "transitions":
+            return TransitionSampler(data.observations, data.actions, seeds, 8)
+        return PreferenceSampler(data, seeds, 8, segment_length=3 if pairs == "cropped" else None)
+
+    together, seeds = sampler([3, 1, 4, 2]), [3, 1, 4, 2]
+    for member, seed in enumerate(seeds):
+        alone = sampler([seed])
+        for step in (0, 1, 77_777):
+            one, many = alone.draw(step), together.draw(torch.tensor(step))
+            for name in ("observations", "actions", "first", "second", "prefers_second"):
+                assert torch.equal(getattr(one, name)[0], getattr(many, name)[member])
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    sampler = PreferenceSampler(make(), [0, 0, 1], 16)
+    first, later = drawn_starts(sampler.draw(5)), drawn_starts(sampler.draw(6))
+    np.testing.assert_array_equal(first, drawn_starts(sampler.draw(5)))
+    np.testing.assert_array_equal(first[0], first[1])
+    assert (first[0] != first[2]).any() and (first != later).any()
+
+
+def test_shorter_segments_are_cut_at_every_place():
+    data = make("dense", segments=3)
+    data = replace(data, segment_starts=np.array([0, 13, 50]))
+    sampler = PreferenceSampler(data, [0], 50, segment_length=2)
+    starts = set()
+    for step in range(10):
+        batch = sampler.draw(step)
+        assert batch.observations.shape == (1, 50, 2, 3)
+        assert (batch.observations[..., 1, 0] - batch.observations[..., 0, 0] == 1).all()
+        starts |= set(drawn_starts(batch).ravel().tolist())
+    assert starts == {0, 1, 2, 13, 14, 15, 50, 51, 52}
+
+
+def test_transitions_come_without_comparisons():
+    data = make()
+    batch = TransitionSampler(data.observations, data.actions, [0, 1], 500).draw(0)
+    assert batch.observations.shape == (2, 500, 1, 3)
+    assert batch.actions.shape == (2, 500, 1, 2)
+    assert batch.first.shape == batch.second.shape == batch.prefers_second.shape == (2, 0)
+    rows = drawn_starts(batch)
+    expected = np.clip(data.actions[rows], -ACTION_LIMIT, ACTION_LIMIT)
+    np.testing.assert_array_equal(batch.actions[:, :, 0], expected)
+    assert len(np.unique(rows)) == 100
+
+
+@pytest.mark.parametrize(
+    ("pairs", "m", "k", "message"),
+    [
+        ("dense", 1, None, "at least 2 segments; got 1"),
+        ("sparse", 0, None, "at least 2 segments, an even number; got 0"),
+        ("sparse", 5, None, "at least 2 segments, an even number; got 5"),
+        ("dense", 4, 5, "have 4 steps; batches can use 1 to 4 of them, not 5"),
+        ("dense", 4, 0, "not 0"),
+    ],
+)
+def test_impossible_batches_are_refused(pairs, m, k, message):
+    with pytest.raises(UserError, match=message):
+        PreferenceSampler(make(pairs), [0], m, segment_length=k)
+
+
+@pytest.mark.parametrize("pairs", ["dense", "sparse"])
+def test_drawing_never_waits_for_the_device(pairs):
+    """A meta tensor has no values: reading one on the host would raise."""
+    sampler = PreferenceSampler(make(pairs), [0, 1], 4, "meta", segment_length=3)
+    batch = sampler.draw(torch.zeros((), dtype=torch.int64, device="meta"))
+    assert batch.observations.shape == (2, 4, 3, 3)
+
+
+def test_a_file_read_from_disk_can_be_sampled(path):
+    write_preferences(path, make("sparse"))
+    from_file = PreferenceSampler(load_preferences(path), [0], 4).draw(3)
+    from_memory = PreferenceSampler(make("sparse"), [0], 4).draw(3)
+    assert torch.equal(from_file.observations, from_memory.observations)
+    assert load_file(path).keys() == set(TENSORS)
