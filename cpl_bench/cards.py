@@ -49,7 +49,7 @@ class TaskCard:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """The behaviour policy: one clone of the scripted expert, stopped at several levels of success."""
+    """The behaviour policy: one clone of the expert, stopped at several levels of success."""
 
     levels: tuple[float, ...]
     """Success rates (with action noise) at which the clone is stopped; an episode draws one."""
@@ -169,7 +169,9 @@ def load_task(name: str) -> TaskCard:
 
 def task_names() -> list[str]:
     """Every task that has a card, members of families included, sorted."""
-    own = {path.stem for path in _card_folder("envs").glob("*.toml") if "members" not in _read(path)}
+    own = {
+        path.stem for path in _card_folder("envs").glob("*.toml") if "members" not in _read(path)
+    }
     return sorted(own.union(*(family["members"] for family in _families())))
 
 
@@ -203,7 +205,9 @@ def load_experiment(name: str) -> Experiment:
         path = _card_folder("results") / name / "experiment.toml"
     if not path.is_file():
         known = [found.parent.name for found in _card_folder("results").glob("*/experiment.toml")]
-        raise unknown_name("experiment", name, known, "An experiment is results/NAME/experiment.toml.")
+        raise unknown_name(
+            "experiment", name, known, "An experiment is results/NAME/experiment.toml."
+        )
     return _build(Experiment, {"name": path.parent.name, **_read(path)}, path)
 
 
@@ -212,15 +216,16 @@ def data_root() -> Path:
     chosen = os.environ.get("MINARI_DATASETS_PATH")
     if chosen:
         return Path(chosen).expanduser().resolve()
-    return (CHECKOUT if _is_checkout() else Path.cwd()) / "datasets"
+    return (CHECKOUT if is_checkout() else Path.cwd()) / "datasets"
 
 
-def _is_checkout() -> bool:
+def is_checkout() -> bool:
+    """Whether the package runs from a checkout, whose cards and folders it then uses."""
     return (CHECKOUT / "envs").is_dir() and (CHECKOUT / "pyproject.toml").is_file()
 
 
 def _card_folder(kind: str) -> Path:
-    return (CHECKOUT if _is_checkout() else WHEEL_CARDS) / kind
+    return (CHECKOUT if is_checkout() else WHEEL_CARDS) / kind
 
 
 def _families() -> list[dict[str, Any]]:
@@ -238,7 +243,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _check_dataset_card(card: DatasetCard, path: Path) -> None:
     low, high = card.behaviour.success_band
-    horizon = load_task(card.task).horizon_steps
+    horizon, length = load_task(card.task).horizon_steps, card.segments.length
     problems = {
         "episodes must be at least 1": card.episodes < 1,
         "behaviour.levels must name at least one success rate": not card.behaviour.levels,
@@ -248,8 +253,12 @@ def _check_dataset_card(card: DatasetCard, path: Path) -> None:
         or card.behaviour.demonstration_noise < 0,
         "segments.count must be at least 2": card.segments.count < 2,
         "segments.length must be at least 1": card.segments.length < 1,
-        f"segments.length is longer than an episode of {card.task} ({horizon} steps)": card.segments.length
-        > horizon,
+        f"segments.length, {length}, is longer than an episode of {card.task}, {horizon} steps": (
+            length > horizon
+        ),
+        f"minimum_steps, {card.minimum_steps}, must lie between segments.length and {horizon}": (
+            not length <= card.minimum_steps <= horizon
+        ),
     }
     for problem, found in problems.items():
         if found:
@@ -265,7 +274,9 @@ def _build(kind: type[Card], table: dict[str, Any], path: Path, where: str = "")
     known = {entry.name: entry for entry in fields(kind)}
     for key in table:
         if key not in known:
-            raise UserError(f"{path}: {unknown_name('key', where + key, [where + k for k in known])}")
+            raise UserError(
+                f"{path}: {unknown_name('key', where + key, [where + k for k in known])}"
+            )
     for name, entry in known.items():
         required = entry.default is MISSING and entry.default_factory is MISSING
         if required and name not in table:
@@ -284,7 +295,9 @@ def _convert(hint: Any, value: Any, path: Path, key: str) -> Any:
         return value
     if origin is tuple and isinstance(value, list):
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(_convert(arguments[0], x, path, f"{key}[{i}]") for i, x in enumerate(value))
+            return tuple(
+                _convert(arguments[0], x, path, f"{key}[{i}]") for i, x in enumerate(value)
+            )
         if len(arguments) == len(value):
             return tuple(_convert(a, x, path, key) for a, x in zip(arguments, value, strict=True))
     if origin is dict and isinstance(value, dict):
@@ -295,5 +308,9 @@ def _convert(hint: Any, value: Any, path: Path, key: str) -> Any:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    wanted = " or ".join(map(repr, arguments)) if origin is Literal else getattr(hint, "__name__", str(hint))
+    wanted = (
+        " or ".join(map(repr, arguments))
+        if origin is Literal
+        else getattr(hint, "__name__", str(hint))
+    )
     raise UserError(f"{path}: '{key}' must be {wanted}, not {value!r}.")

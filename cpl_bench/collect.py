@@ -30,7 +30,7 @@ from cpl_bench.sources.minari import (
 )
 
 CLONE_VERSION = 1  # raise it when a clone of the same recipe would come out differently
-FIRST_STOP, STOP_RATIO, STRIDE = 40, 1.12, 5
+FIRST_STOP, STOP_RATIO, STRIDE = 5, 1.15, 5
 BATCH_TRANSITIONS = 512
 LEARNING_RATE = 1e-3
 HIDDEN = (256, 256)
@@ -94,12 +94,12 @@ def is_collected(card: DatasetCard) -> bool:
     """Whether the trajectories lie on disk and were made from this very card."""
     made_from = read_record(card.minari_id).get("card", {})
     wanted = json.loads(json.dumps(asdict(card)))
-    decisive = ("task", "episodes", "behaviour", "seed", "stop_steps_after_success", "minimum_steps")
-    return all(made_from.get(key) == wanted[key] for key in decisive)
+    free = ("name", "description", "segments", "label")
+    return all(made_from.get(key) == wanted[key] for key in wanted if key not in free)
 
 
 def make_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
-    """The clone of a card's recipe: read if a card with the same recipe has made it, else trained."""
+    """The clone of a card's recipe: read where a card of the same recipe has left it."""
     recipe = {
         "behaviour": asdict(card.behaviour) | {"success_band": None},
         "rules": [card.seed, card.stop_steps_after_success, card.minimum_steps],
@@ -192,7 +192,7 @@ class _LevelSearch:
     def _measure(self, number: int) -> float:
         """Success rate of a stop; 0 without further episodes if the first quarter all fail."""
         if number not in self.success:
-            quarter = len(self.seeds) // 4
+            quarter = max(len(self.seeds) // 4, 1)
             outcomes = self._outcomes(number, self.seeds[:quarter])
             if any(outcomes):
                 outcomes += self._outcomes(number, self.seeds[quarter:])
@@ -241,11 +241,6 @@ def _read_clone(path: Path) -> Clone:
 
 def _by_level(tensors: dict[str, np.ndarray], levels: int) -> list[Weights]:
     return [
-        {
-            name.split(".")[1]: value
-            for name, value in tensors.items()
-            if name.startswith(f"{i}.")
-        }
+        {name.split(".")[1]: value for name, value in tensors.items() if name.startswith(f"{i}.")}
         for i in range(levels)
     ]
-

@@ -96,7 +96,10 @@ def _is_done(path: Path, step: int, seeds: list[int], episodes: int) -> bool:
     """Whether the file holds this very evaluation."""
     if not path.is_file():
         return False
-    rows = read_evaluations(path)
+    try:
+        rows = read_evaluations(path)
+    except UserError:  # damaged: evaluated again, as the message advises
+        return False
     return (
         set(rows["step"]) == {step}
         and sorted(set(rows["seed"])) == sorted(seeds)

@@ -26,7 +26,7 @@ from cpl_bench.preferences import (
 )
 from cpl_bench.progress import say
 from cpl_bench.rollouts import RolloutPool
-from cpl_bench.scorers import SCORERS, SegmentSet
+from cpl_bench.scorers import SCORERS, segments_of
 from cpl_bench.seeds import generator
 from cpl_bench.sources.minari import TrajectorySet, installed, read_record, read_trajectories
 
@@ -92,9 +92,7 @@ def label(card: DatasetCard, pool: RolloutPool) -> Path:
     starts = draw_segments(
         source.episode_ends, cut.length, cut.count, generator("segments", card.seed)
     )
-    episodes = np.searchsorted(source.episode_ends, starts, side="right")
-    first_rows = np.concatenate([[0], source.episode_ends[:-1]])
-    segments = SegmentSet(source.trajectories, episodes, starts - first_rows[episodes], cut.length)
+    segments = segments_of(source, starts, cut.length)
     scores = SCORERS[card.label.scorer](segments, task, card.label, pool)
     preferences = _assemble(card, source, starts, scores)
     path = preference_path(card)

@@ -18,9 +18,7 @@ def fixed_variance_log_prob(
     return -(mean - action).square().sum(-1)
 
 
-def segment_score(
-    log_probs: Float[Tensor, "s m k"], alpha: float
-) -> Float[Tensor, "s m"]:
+def segment_score(log_probs: Float[Tensor, "s m k"], alpha: float) -> Float[Tensor, "s m"]:
     """S(σ) = Σ_t α log π(a_t|s_t), undiscounted: the estimate of −regret (eq. 3)."""
     return alpha * log_probs.sum(-1)
 
@@ -44,7 +42,7 @@ def preference_accuracy(
 ) -> Float[Tensor, " s"]:
     """Share of the decided comparisons (no ties) in which the preferred segment scores higher."""
     decided = (prefers_second != 0.5).float()
-    agrees = ((score_second > score_first) == (prefers_second > 0.5)).float()
+    agrees = ((score_second - score_first) * (prefers_second - 0.5) > 0).float()
     return (agrees * decided).sum(-1) / decided.sum(-1).clamp_min(1)
 
 

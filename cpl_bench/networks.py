@@ -7,10 +7,12 @@ from its seed, dropout from a counter of (seed, step), and the loss is a sum ove
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cpl_bench.interface import PreferenceBatch
@@ -66,7 +68,7 @@ class Policy:
 
     def state(self) -> dict[str, Tensor]:
         """Weights and optimisers, flat."""
-        state = {name: value.detach() for name, value in self.parameters.items()}
+        state = {name: value.detach().clone() for name, value in self.parameters.items()}
         for phase, optimiser in self.optimisers.items():
             state |= {f"{phase}.{name}": value for name, value in optimiser.state().items()}
         return state
@@ -89,19 +91,38 @@ class Policy:
             x = torch.baddbmm(self.parameters[f"b{i}"].unsqueeze(1), x, self.parameters[f"w{i}"])
             if i == self.layers - 1:
                 return x.tanh()
-            x = x.relu()
-            if step is not None and self.dropped_of_256:
-                x = x * self._dropout_mask(x, step, i)
+            if step is None or not self.dropped_of_256:
+                x = x.relu()
+            else:
+                x = _DroppedReLU.apply(x, *self._dropped(x, step, i))
         raise AssertionError("an MLP has at least one layer")
 
-    def _dropout_mask(
+    def _dropped(
         self, x: Float[Tensor, "s n h"], step: Int[Tensor, ""], layer: int
-    ) -> Float[Tensor, "s n h"]:
-        """0 with probability `dropped_of_256`/256, else what keeps the mean."""
+    ) -> tuple[Bool[Tensor, "s n h"], float]:
+        """True with probability `dropped_of_256`/256, and the factor that keeps the mean."""
         count = x.shape[1] * x.shape[2]
         drawn = random_bytes(self.keys, step, DROPOUT_STREAM + layer, count)
-        keep = (drawn >= self.dropped_of_256).view(x.shape)
-        return keep * (256.0 / (256 - self.dropped_of_256))
+        dropped = (drawn < self.dropped_of_256).view(x.shape)
+        return dropped, 256.0 / (256 - self.dropped_of_256)
+
+
+class _DroppedReLU(torch.autograd.Function):
+    """ReLU and dropout in one, in place: the result is all that the gradient needs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dropped: Tensor, scale: float) -> Tensor:  # type: ignore[override]
+        ctx.mark_dirty(x)
+        ctx.scale = scale
+        x.clamp_min_(0).mul_(scale).masked_fill_(dropped, 0)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (y,) = ctx.saved_tensors
+        passed = torch.ops.aten.threshold_backward(gradient, y, 0)
+        return passed.mul_(ctx.scale), None, None
 
 
 class WarmAdam:
@@ -128,7 +149,7 @@ class WarmAdam:
         state = {"taken": self._taken.clone()}
         for name, parameter in self.parameters.items():
             for key, value in self._adam.state[parameter].items():
-                state[f"{name}.{key}"] = value
+                state[f"{name}.{key}"] = value.clone()
         return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -149,7 +170,7 @@ def _orthogonal(
     """Orthogonal weights and zero biases; a member's depend on its seed alone."""
     parameters: dict[str, Tensor] = {}
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (inputs, outputs) in enumerate(pairwise(sizes)):
         members = [
             torch.nn.init.orthogonal_(torch.empty(outputs, inputs), generator=generator).T
             for generator in generators

@@ -197,6 +197,14 @@ def verify(preferences: Preferences, where: str = "preferences") -> None:
         _refuse(preferences.successes > 1, preferences.successes, where, "successes", "0 or 1")
 
 
+def success_rate(preferences: Preferences) -> float | None:
+    """Share of the recorded episodes that succeeded at any step; None if the file doesn't say."""
+    if preferences.successes is None:
+        return None
+    starts = np.concatenate([[0], preferences.episode_ends[:-1]])
+    return float(np.maximum.reduceat(preferences.successes, starts).mean())
+
+
 def draw_segments(
     episode_ends: Int64[np.ndarray, "E"], length: int, count: int, rng: np.random.Generator
 ) -> Int64[np.ndarray, "n"]:

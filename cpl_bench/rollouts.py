@@ -27,9 +27,7 @@ __all__ = ["EXPERT", "EpisodeRules", "RolloutPool", "Trajectory", "Weights"]
 
 EPISODES_PER_JOB = 5
 TRIES = 3
-ONE_THREAD = {
-    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 @dataclass
@@ -65,7 +63,7 @@ class RolloutPool:
         quiet: bool = False,
     ):
         """`workers`: how many, one a processor by default; `quiet`: say nothing of dead ones."""
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self.workers = workers or _processors()
         self._quiet = quiet
         self._environment = {**os.environ, **ONE_THREAD, **(environment or {})}
         self._running: list[_Worker] = []
@@ -215,3 +213,10 @@ class RolloutPool:
                 file=sys.stderr,
             )
         return job
+
+
+def _processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

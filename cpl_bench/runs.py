@@ -1,12 +1,12 @@
 """The run folder: what a training leaves behind, and how it is taken up again.
 
-    runs/<dataset>/<algorithm>[-note]/
-        run.json            configuration, card, versions, commit, machine
-        metrics.csv         step,phase,seed,metric,value
-        evaluations.csv     step,seed,episode,success,return,length        while training
-        final.csv           the same, by `cpl-bench evaluate`              of the last checkpoint
-        checkpoints/<step>.safetensors      what acts: weights, members on the leading axis
-        state.safetensors   everything a resume needs, of the last checkpoint
+runs/<dataset>/<algorithm>[-note]/
+    run.json            configuration, card, versions, commit, machine
+    metrics.csv         step,phase,seed,metric,value
+    evaluations.csv     step,seed,episode,success,return,length        while training
+    final.csv           the same, by `cpl-bench evaluate`              of the last checkpoint
+    checkpoints/<step>.safetensors      what acts: weights, members on the leading axis
+    state.safetensors   everything a resume needs, of the last checkpoint
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class RunFolder:
             return json.loads((self.path / "run.json").read_text())
         except FileNotFoundError:
             raise UserError(
-                f"{self.path} is no run folder: it has no run.json. `cpl-bench list runs` shows runs."
+                f"{self.path} is no run folder: it has no run.json. "
+                "`cpl-bench list runs` shows those there are."
             ) from None
         except (OSError, ValueError) as problem:
             raise UserError(f"{self.path / 'run.json'} cannot be read: {problem}.") from None
@@ -81,7 +82,9 @@ class RunFolder:
 
     def checkpoint_steps(self) -> list[int]:
         """Steps of the checkpoints there are, ascending."""
-        return sorted(int(path.stem) for path in (self.path / "checkpoints").glob("[0-9]*.safetensors"))
+        return sorted(
+            int(path.stem) for path in (self.path / "checkpoints").glob("[0-9]*.safetensors")
+        )
 
     def read_weights(self, step: int) -> dict[str, np.ndarray]:
         """What acts at a checkpoint.
@@ -129,12 +132,16 @@ class RunFolder:
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, TypeError, ValueError) as problem:
             raise UserError(f"{self.state} is damaged ({problem}); train again.") from None
+        self.drop_after(step)
+        return step, state
+
+    def drop_after(self, step: int) -> None:
+        """Take out what was written beyond `step`, for resuming from there."""
         drop_after(self.evaluations, step)
         self._drop_metrics_after(step)
         for later in self.checkpoint_steps():
             if later > step:
                 self.checkpoint(later).unlink()
-        return step, state
 
     def append_metrics(
         self, step: int, phase: str, seeds: list[int], metrics: Mapping[str, Tensor]

@@ -23,6 +23,7 @@ import numpy as np
 
 from cpl_bench.cards import Label, TaskCard
 from cpl_bench.rollouts import RolloutPool
+from cpl_bench.sources.minari import TrajectorySet
 from cpl_bench.worker import Trajectory
 
 
@@ -41,6 +42,13 @@ class SegmentSet:
     def ends(self) -> np.ndarray:
         """(n,) the step after a segment's last: the number of the state it ends in."""
         return self.offsets + self.length
+
+
+def segments_of(source: TrajectorySet, starts: np.ndarray, length: int) -> SegmentSet:
+    """The windows that begin at the flat rows `starts` (n,)."""
+    episodes = np.searchsorted(source.episode_ends, starts, side="right")
+    first_rows = np.concatenate([[0], source.episode_ends[:-1]])
+    return SegmentSet(source.trajectories, episodes, starts - first_rows[episodes], length)
 
 
 def partial_return(

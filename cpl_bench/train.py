@@ -18,7 +18,7 @@ from cpl_bench.cards import load_task
 from cpl_bench.errors import UserError, unknown_name
 from cpl_bench.evaluations import append_evaluations
 from cpl_bench.loop import Pause, fit
-from cpl_bench.preferences import Preferences, load_preferences
+from cpl_bench.preferences import load_preferences, success_rate
 from cpl_bench.progress import say
 from cpl_bench.rollouts import RolloutPool
 from cpl_bench.runs import RunFolder, commit, machine, versions
@@ -50,6 +50,15 @@ class TrainOptions:
     """Continue a run that was cut off."""
     overwrite: bool = False
     """Delete a run of the same name first."""
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise UserError(f"Seeds must be different whole numbers from 0, not {self.seeds}.")
+        if self.evaluate_every < 1 or self.episodes < 1:
+            raise UserError(
+                f"--evaluate-every and --episodes must be at least 1, not {self.evaluate_every} "
+                f"and {self.episodes}."
+            )
 
 
 def train(
@@ -94,7 +103,7 @@ def train(
         "phases": [[phase.name, phase.steps] for phase in phases],
         "evaluate_every": options.evaluate_every,
         "episodes": options.episodes,
-        "behaviour_success": behaviour_success(preferences),
+        "behaviour_success": success_rate(preferences),
         "preferences": asdict(preferences.info),
         "device": device.type,
         "command": command,
@@ -112,7 +121,7 @@ def train(
         learner.load_state(state)
         say(f"Resuming {folder.path} at step {start_step}.")
     monitor = _Monitor(folder, pool, record, options)
-    pauses = _multiples(max(options.evaluate_every // METRICS_PER_EVALUATION, 1), config.steps)
+    pauses = _pauses(options.evaluate_every, config.steps)
     label = f"training {record['method']} on {dataset}"
     for pause in fit(phases, sampler.draw, pauses, device, start_step, label):
         monitor.note(pause)
@@ -143,14 +152,6 @@ def choose_device(name: str) -> torch.device:
             "Use --device cpu, or install a CUDA build of torch and check nvidia-smi."
         )
     return device
-
-
-def behaviour_success(preferences: Preferences) -> float | None:
-    """Share of the recorded episodes that succeeded; None if the file doesn't say."""
-    if preferences.successes is None:
-        return None
-    starts = np.concatenate([[0], preferences.episode_ends[:-1]])
-    return float(np.maximum.reduceat(preferences.successes, starts).mean())
 
 
 class _Monitor:
@@ -217,7 +218,10 @@ def _open(folder: RunFolder, record: dict[str, Any], options: TrainOptions) -> b
             f"{folder.path} holds an unfinished run. Use --resume to continue it, --overwrite to "
             "start again, or --note NAME for another beside it."
         )
-    return folder.state.exists()
+    if not folder.state.exists():
+        folder.drop_after(0)
+        return False
+    return True
 
 
 def _decisive(record: dict[str, Any], key: str) -> Any:
@@ -228,8 +232,18 @@ def _decisive(record: dict[str, Any], key: str) -> Any:
     return value
 
 
-def _multiples(every: int, last: int) -> Sequence[int]:
-    return range(every, last + 1, every)
+def _pauses(evaluate_every: int, last: int) -> Sequence[int]:
+    """Steps at which metrics are written, evaluations among them."""
+    metrics_every = max(evaluate_every // METRICS_PER_EVALUATION, 1)
+    evaluations = range(evaluate_every, last + 1, evaluate_every)
+    return sorted({*range(metrics_every, last + 1, metrics_every), *evaluations})
+
+
+def algorithm_of(config: Any) -> str:
+    """The algorithm whose config this is."""
+    return next(
+        name for name, entry in ALGOS.items() if type(entry.presets["paper"]) is type(config)
+    )
 
 
 def configured(algorithm: str, preset: str, settings: dict[str, Any]) -> Any:
@@ -247,4 +261,14 @@ def configured(algorithm: str, preset: str, settings: dict[str, Any]) -> Any:
     for key in settings:
         if key not in known:
             raise unknown_name(f"setting of {algorithm}", key, known)
-    return replace(presets[preset], **settings)
+    values = {key: _as_type(type(known[key]), value, key) for key, value in settings.items()}
+    return replace(presets[preset], **values)
+
+
+def _as_type(wanted: type, value: Any, key: str) -> Any:
+    """A setting as its field wants it: TOML writes 1 for 1.0 and lists for tuples."""
+    if (wanted, type(value)) in ((float, int), (tuple, list)):
+        return wanted(value)
+    if type(value) is not wanted:
+        raise UserError(f"'{key}' must be of type {wanted.__name__}, not {value!r}.")
+    return value

@@ -107,7 +107,7 @@ def run_episodes(
 
 
 def expert_steps_to_success(card: TaskCard, states: np.ndarray, cap_steps: int) -> np.ndarray:
-    """From each state (n, d) roll the expert: steps until it succeeds, `cap_steps` if not by then."""
+    """From each state (n, d) roll the expert: steps until it succeeds, at most `cap_steps`."""
     task = _task(card, 0)
     steps = np.full(len(states), cap_steps, np.int64)
     for i, state in enumerate(states):

@@ -1,8 +1,8 @@
 """Trajectories as Minari datasets (HDF5), environment, simulator states and success included.
 
-    <root>/cpl_bench/<card>-v0/data/main_data.hdf5
-        episode_i   observations (T+1, o), actions (T, a), rewards (T,), terminations, truncations,
-                    infos/success (T+1,), infos/state (T+1, d)      attributes: seed, policy
+<root>/cpl_bench/<card>-v0/data/main_data.hdf5
+    episode_i   observations (T+1, o), actions (T, a), rewards (T,), terminations, truncations,
+                infos/success (T+1,), infos/state (T+1, d)      attributes: seed, policy
 """
 
 from __future__ import annotations

@@ -4,10 +4,14 @@ Goals are random without limit and visible, the hand starts at a random place, o
 35 dimensions (the previous frame's hand and gripper are dropped), rewards are divided by 10.
 
 Deviations from Meta-World itself: `reset(seed=)` decides the whole episode, whatever was simulated
-before (Meta-World ignores it); two slow look-ups are replaced by equal, vectorised ones; door-open's expert
-goes over the handle where Meta-World's would shove it (77 % success with random hands). What is random in
-a task is Meta-World's choice: in sweep-into and bin-picking the object's place, not the goal's.
+before (Meta-World ignores it); two slow look-ups are replaced by equal, vectorised ones;
+door-open's expert goes over the handle where Meta-World's would shove it (77 % success with random
+hands). What is random in a task is Meta-World's choice: in sweep-into and bin-picking the object's
+place, not the goal's.
 """
+
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo ships no stubs for its bindings.)
 
 from __future__ import annotations
 
@@ -159,7 +163,7 @@ class MetaWorldTask(gymnasium.Env):
 def _round_the_handle(observation: np.ndarray) -> np.ndarray | None:
     """Door-open: a way over the handle for a hand that would shove it or is stuck beside it."""
     hand_from_handle = observation[:3] - observation[4:7]
-    far = np.linalg.norm(hand_from_handle[:2] + [0.05, 0.0]) > 0.12
+    far = np.linalg.norm(hand_from_handle[:2] + np.array([0.05, 0.0])) > 0.12
     wrong_side = hand_from_handle[0] < -0.03
     if not (far or wrong_side):
         return None
@@ -173,7 +177,9 @@ def _round_the_handle(observation: np.ndarray) -> np.ndarray | None:
 
 def _make_simulator(source_id: str, camera: str, render_mode: str | None) -> Any:
     """Meta-World's own object with unlimited, visible, seedable goals and no step limit."""
-    options = {"render_mode": render_mode, "camera_name": camera} if render_mode else {}
+    options: dict[str, Any] = {}
+    if render_mode:
+        options = {"render_mode": render_mode, "camera_name": camera}
     simulator: Any = ALL_V3_ENVIRONMENTS[source_id](**options)
     simulator._freeze_rand_vec = False
     simulator._partially_observable = False

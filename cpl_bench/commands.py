@@ -1,0 +1,321 @@
+"""One function a verb, as the command line shows it: options from signatures, help from docstrings.
+
+Annotations are evaluated here and now (tyro reads them), imports of substance wait for the call.
+"""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from cpl_bench.errors import UserError, unknown_name
+
+Name = Annotated[str, tyro.conf.Positional]
+ListKind = Literal["all", "tasks", "datasets", "algos", "scorers", "runs"]
+
+
+def call(verb: str, words: Sequence[str]) -> None:
+    """Read the rest of the command line and run the verb."""
+    if verb == "train":
+        return _train(words)
+    function = {
+        "quickstart": quickstart,
+        "list": list_,
+        "collect": collect,
+        "label": label,
+        "inspect": inspect,
+        "evaluate": evaluate,
+        "report": report,
+        "sweep": sweep,
+    }[verb]
+    return tyro.cli(function, prog=f"cpl-bench {verb}", args=list(words))
+
+
+def quickstart(out: Path = Path("runs/quickstart"), workers: int = 0) -> None:
+    """Everything on one small task, in minutes: data, SFT, CPL, CPL(λ), curves, a page.
+
+    What is on disk is not done again: after an interruption, give the same command.
+
+    Args:
+        out: where runs, figures and the page go.
+        workers: rollout processes; 0 for one a processor.
+    """
+    from cpl_bench.cards import load_experiment
+    from cpl_bench.rollouts import RolloutPool
+    from cpl_bench.sweep import run_experiment
+
+    with RolloutPool(workers or None) as pool:
+        result = run_experiment(load_experiment("quickstart"), out, pool)
+    print(f"\n{_table(result.rows)}\n\nLook at {result.page} and {result.figure}.")
+
+
+def list_(what: Annotated[ListKind, tyro.conf.Positional] = "all") -> None:
+    """What there is: tasks, datasets, algorithms, scorers, runs.
+
+    Args:
+        what: a kind, or all of them.
+    """
+    from cpl_bench.listing import KINDS
+
+    for kind, lines in KINDS.items():
+        if what in ("all", kind):
+            print(f"{kind}:", *lines(), sep="\n  ")
+
+
+def collect(dataset: Name, /, workers: int = 0) -> None:
+    """Make the trajectories of a dataset card.
+
+    Args:
+        dataset: a card's name, or the path of one.
+        workers: rollout processes; 0 for one a processor.
+    """
+    from cpl_bench.cards import load_dataset_card
+    from cpl_bench.rollouts import RolloutPool
+    from cpl_bench.sources.minari import minari_folder
+    from cpl_bench.sweep import ensure_trajectories
+
+    card = load_dataset_card(dataset)
+    with RolloutPool(workers or None) as pool:
+        ensure_trajectories(card, pool)
+    print(f"Trajectories: {minari_folder(card.minari_id)}")
+
+
+def label(
+    dataset: Name,
+    /,
+    scorer: str | None = None,
+    annotator: str | None = None,
+    segments: int | None = None,
+    segment_length: int | None = None,
+    pairs: Literal["dense", "sparse"] | None = None,
+    workers: int = 0,
+) -> None:
+    """Say which segments are better: trajectories become preferences.
+
+    What isn't given is as on the card. Collects first if need be.
+
+    Args:
+        dataset: a card's name, or the path of one.
+        scorer: regret, return_regret or partial_return.
+        annotator: oracle.
+        segments: how many are drawn, uniformly over time.
+        segment_length: steps in a segment.
+        pairs: dense: any two segments are compared; sparse: one comparison for two segments.
+        workers: rollout processes; 0 for one a processor.
+    """
+    from cpl_bench.cards import load_dataset_card
+    from cpl_bench.label import with_options
+    from cpl_bench.rollouts import RolloutPool
+    from cpl_bench.sweep import ensure_preferences
+
+    card = load_dataset_card(dataset)
+    card = with_options(card, scorer, annotator, segments, segment_length, pairs)
+    with RolloutPool(workers or None) as pool:
+        print(f"Preferences: {ensure_preferences(card, pool)}")
+
+
+def inspect(
+    dataset: Name, /, scorers: tuple[str, ...] = (), probe: bool = False, workers: int = 0
+) -> None:
+    """What is in a dataset: shapes, success, scores, ties, agreement of scorers; a picture.
+
+    Args:
+        dataset: a card's name, or the path of one.
+        scorers: further scorers to compare the labels with (takes as long as labelling).
+        probe: also measure expert and SFT, decide whether the card is accepted, and put the line
+            into datasets/README.md of a checkout.
+        workers: rollout processes; 0 for one a processor.
+    """
+    from cpl_bench.cards import load_dataset_card
+    from cpl_bench.inspect import inspect as show
+    from cpl_bench.rollouts import RolloutPool
+    from cpl_bench.scorers import SCORERS
+    from cpl_bench.sweep import ensure_preferences
+
+    for name in scorers:
+        if name not in SCORERS:
+            raise unknown_name("scorer", name, SCORERS)
+    card = load_dataset_card(dataset)
+    with RolloutPool(workers or None) as pool:
+        path = ensure_preferences(card, pool)
+        show(card, path, pool, scorers)
+        if probe:
+            _probe(card, path, pool)
+
+
+def evaluate(
+    run: Annotated[Path, tyro.conf.Positional],
+    /,
+    episodes: int = 100,
+    checkpoint: int | None = None,
+    video: bool = False,
+    workers: int = 0,
+) -> None:
+    """Roll the policies of a run out on test episodes, which training never sees.
+
+    Args:
+        run: a run folder.
+        episodes: episodes a seed.
+        checkpoint: its gradient step; the last by default.
+        video: also film one episode of the best member.
+        workers: rollout processes; 0 for one a processor.
+    """
+    from cpl_bench.evaluate import evaluate as measure
+    from cpl_bench.evaluate import film
+    from cpl_bench.rollouts import RolloutPool
+
+    with RolloutPool(workers or None) as pool:
+        measure(run, pool, episodes, checkpoint)
+    if video:
+        film(run, checkpoint)
+
+
+def report(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    /,
+    out: Path | None = None,
+    title: str = "",
+) -> None:
+    """Learning curves and a table with intervals from run folders.
+
+    Args:
+        runs: run folders, such as runs/drawer-open/*; a `report` among them is passed over.
+        out: where the report goes; by default `report` beside the first run.
+        title: the page's heading.
+    """
+    from cpl_bench.report import report as compare
+
+    folders = [run for run in runs if run.name != "report"]
+    if not folders:
+        raise UserError("There are no runs to report on. Name run folders: runs/drawer-open/*.")
+    result = compare(folders, out or folders[0].parent / "report", title)
+    print(f"{_table(result.rows)}\n\n→ {result.page}, {result.figure}, {result.table}")
+
+
+def sweep(experiment: Name, /, workers: int = 0) -> None:
+    """Run a published experiment again and put its evidence back beside its experiment.toml.
+
+    Args:
+        experiment: a folder such as results/quickstart, or its name.
+        workers: rollout processes; 0 for one a processor.
+    """
+    from cpl_bench.cards import load_experiment
+    from cpl_bench.rollouts import RolloutPool
+    from cpl_bench.sweep import publish, run_experiment
+
+    loaded = load_experiment(experiment)
+    out = Path("runs") / loaded.name
+    with RolloutPool(workers or None) as pool:
+        result = run_experiment(loaded, out, pool)
+    print(f"\n{_table(result.rows)}\n")
+    if (Path(experiment) / "experiment.toml").is_file():
+        publish(loaded, out, Path(experiment))
+
+
+def _train(words: Sequence[str]) -> None:
+    from cpl_bench.algos import ALGOS
+
+    preset = _preset(words)
+    methods: Any = tyro.extras.subcommand_type_from_defaults(
+        {name: entry.presets[preset] for name, entry in ALGOS.items()},
+        {name: entry.summary for name, entry in ALGOS.items()},
+        prefix_names=False,
+    )
+
+    def train(
+        data: str,
+        method: tyro.conf.OmitArgPrefixes[methods],  # pyright: ignore[reportInvalidTypeForm]
+        seeds: int = 4,
+        preset: Literal["auto", "laptop", "paper"] = "auto",
+        device: str = "auto",
+        evaluate_every: int = 0,
+        episodes: int = 25,
+        note: str = "",
+        runs: Path = Path("runs"),
+        resume: bool = False,
+        overwrite: bool = False,
+        workers: int = 0,
+    ) -> None:
+        """Train a method on a dataset, all seeds side by side. The method comes last.
+
+        Args:
+            data: a dataset card's name (collected and labelled if need be) or a preference file.
+            method: the algorithm and its settings.
+            seeds: how many members, numbered from 0.
+            preset: the defaults of the method's settings; auto: laptop on a CPU, paper on a GPU.
+            device: auto, cpu, cuda or cuda:N.
+            evaluate_every: gradient steps between evaluations; 0: 500 (laptop) or 5000 (paper).
+            episodes: episodes a seed in each evaluation.
+            note: added to the run folder's name.
+            runs: where run folders are made.
+            resume: continue a run that was cut off.
+            overwrite: delete a run of the same name first.
+            workers: rollout processes; 0 for one a processor.
+        """
+        from cpl_bench.rollouts import RolloutPool
+        from cpl_bench.sweep import find_preferences
+        from cpl_bench.train import TrainOptions, algorithm_of, choose_device
+        from cpl_bench.train import train as fit
+
+        if seeds < 1 or episodes < 1 or evaluate_every < 0:
+            raise UserError(
+                "--seeds and --episodes must be at least 1, --evaluate-every at least 0."
+            )
+        choose_device(device)  # refuse before data are made
+        every = {"paper": 5000, "laptop": 500}[_preset(words)]
+        options = TrainOptions(
+            seeds=tuple(range(seeds)),
+            device=device,
+            evaluate_every=evaluate_every or every,
+            episodes=episodes,
+            note=note,
+            runs=runs,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        with RolloutPool(workers or None) as pool:
+            dataset, path = find_preferences(data, pool)
+            command = shlex.join(["cpl-bench", "train", *words])
+            run = fit(path, dataset, algorithm_of(method), method, options, pool, command)
+        print(f"Trained: {run}\nNext: cpl-bench evaluate {run} --episodes 100")
+
+    tyro.cli(train, prog="cpl-bench train", args=list(words))
+
+
+def _preset(words: Sequence[str]) -> str:
+    """What --preset says: it decides the defaults that the rest of the line is read with."""
+    for i, word in enumerate(words):
+        value = word.partition("=")[2] if word.startswith("--preset=") else ""
+        if word == "--preset" and i + 1 < len(words):
+            value = words[i + 1]
+        if value in ("laptop", "paper"):
+            return value
+    import torch
+
+    return "paper" if torch.cuda.is_available() else "laptop"
+
+
+def _probe(card: Any, path: Path, pool: Any) -> None:
+    from cpl_bench import cards, probe
+    from cpl_bench.preferences import load_preferences, success_rate
+
+    behaviour = success_rate(load_preferences(path))
+    assert behaviour is not None, "collected data know their successes"
+    measured = probe.probe(card, path, behaviour, pool)
+    print(f"probe          {measured.row()}\nverdict        {measured.verdict}")
+    readme = cards.CHECKOUT / "datasets" / "README.md"
+    if cards.is_checkout():
+        probe.record(readme, measured)
+
+
+def _table(rows: Sequence[Any]) -> str:
+    """The table for a terminal."""
+    head = f"{'dataset':<24}{'method':<18}{'peak':>7}{'last':>7}   95 % interval of last"
+    lines = [
+        f"{row.dataset:<24}{row.method:<18}{row.peak:>7.1%}{row.last:>7.1%}   "
+        f"[{row.ci_low:.1%}, {row.ci_high:.1%}]  {row.seeds} seeds × {row.episodes} episodes"
+        for row in rows
+    ]
+    return "\n".join([head, *lines])

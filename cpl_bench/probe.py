@@ -1,0 +1,129 @@
+"""Whether a dataset can tell methods apart: what `inspect --probe` measures and decides.
+
+A dataset on which the expert fails measures the expert; one on which cloning is already good
+measures nothing. So a card is accepted only with behaviour success in its band, an expert of at
+least 90 %, and SFT at most 20 points above the behaviour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cpl_bench.algos import ALGOS
+from cpl_bench.assessment import assess, by_seed
+from cpl_bench.cards import DatasetCard, load_task
+from cpl_bench.files import write_atomically
+from cpl_bench.loop import fit
+from cpl_bench.preferences import load_preferences
+from cpl_bench.rollouts import EXPERT, EpisodeRules, RolloutPool
+from cpl_bench.sampler import PreferenceSampler
+from cpl_bench.seeds import episode_seeds
+
+EXPERT_EPISODES = 100
+MINIMUM_EXPERT = 0.9
+MAXIMUM_GAIN = 0.2
+SEEDS = (0, 1)
+EPISODES_PER_SEED = 50
+EVALUATIONS = 4  # of the second half of training; their mean is SFT's success
+
+HEADER = """\
+# Datasets
+
+One card a dataset. `cpl-bench collect NAME` makes its trajectories, `cpl-bench label NAME` its
+preferences; both land in this folder and stay out of git.
+
+A card is accepted only if the data can tell methods apart: behaviour success within the card's
+band, an expert of at least 90 %, SFT at most 20 points above the behaviour. The lines below are
+what `cpl-bench inspect NAME --probe` measured. SFT: the laptop preset, 2 seeds, the mean of four
+evaluations in the second half of training, 25 episodes each a seed; ± is the standard error over
+those episodes. Expert: 100 episodes.
+
+"""
+COLUMNS = "| card | episodes | segments | behaviour | band | expert | SFT | verdict |"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was measured of one dataset; rates in 0..1."""
+
+    card: DatasetCard
+    behaviour: float
+    expert: float
+    sft: float
+    sft_error: float
+    """Standard error of `sft`."""
+
+    @property
+    def problems(self) -> list[str]:
+        """Why the card is not accepted; empty if it is."""
+        low, high = self.card.behaviour.success_band
+        checks = {
+            "behaviour outside its band": not low <= self.behaviour <= high,
+            "expert below 90 %": self.expert < MINIMUM_EXPERT,
+            "SFT more than 20 points above the behaviour": self.sft > self.behaviour + MAXIMUM_GAIN,
+        }
+        return [problem for problem, found in checks.items() if found]
+
+    @property
+    def verdict(self) -> str:
+        """One line."""
+        return "accepted" if not self.problems else "refused: " + "; ".join(self.problems)
+
+    def row(self) -> str:
+        """A line of the Markdown table."""
+        low, high = self.card.behaviour.success_band
+        cells = [
+            self.card.name,
+            f"{self.card.episodes:,}",
+            f"{self.card.segments.count:,} × {self.card.segments.length}",
+            f"{self.behaviour:.1%}",
+            f"{low:.0%}–{high:.0%}",
+            f"{self.expert:.0%}",
+            f"{self.sft:.1%} ± {self.sft_error:.1%}",
+            self.verdict,
+        ]
+        return "| " + " | ".join(cells) + " |"
+
+
+def probe(card: DatasetCard, preference_file: Path, behaviour: float, pool: RolloutPool) -> Probe:
+    """Measure the expert and SFT beside the behaviour's known success rate."""
+    task = load_task(card.task)
+    seeds = episode_seeds("expert probe", EXPERT_EPISODES, card.seed)
+    rules = EpisodeRules(stop_steps_after_success=0, keep_steps=False)
+    expert = pool.episodes(task, seeds, [EXPERT] * len(seeds), [], rules, label="expert")
+    preferences = load_preferences(preference_file)
+    entry = ALGOS["sft"]
+    config = entry.presets["laptop"]
+    device = torch.device("cpu")
+    sizes = preferences.observations.shape[1], preferences.actions.shape[1]
+    learner = entry.build(config, *sizes, SEEDS, device)
+    sampler = PreferenceSampler(preferences, SEEDS, config.segments_per_batch, device)
+    pauses = [config.steps - i * config.steps // (2 * EVALUATIONS) for i in range(EVALUATIONS)]
+    rates: list[float] = []
+    for pause in fit(learner.phases(config.steps), sampler.draw, pauses, device, label="SFT probe"):
+        if pause.step in pauses:
+            count = EPISODES_PER_SEED // 2
+            own = [episode_seeds("monitoring", count, pause.step, seed) for seed in SEEDS]
+            rows = assess(
+                pool, task, learner.weights(), SEEDS, own, pause.step, f"SFT, step {pause.step}"
+            )
+            rates.extend(by_seed(rows).values())
+    sft = float(np.mean(rates))
+    error = float(np.sqrt(sft * (1 - sft) / (len(rates) * (EPISODES_PER_SEED // 2))))
+    succeeded = float(np.mean([episode.succeeded for episode in expert]))
+    return Probe(card, behaviour, succeeded, sft, error)
+
+
+def record(path: Path, measured: Probe) -> None:
+    """Put the probe's line into the table of `path`, in place of an earlier one of that card."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    rows = {line.split("|")[1].strip(): line for line in lines if line.startswith("| ")}
+    rows.pop("card", None)
+    rows[measured.card.name] = measured.row()
+    rule = "|" + "---|" * (COLUMNS.count("|") - 1)
+    table = "\n".join([COLUMNS, rule, *(rows[name] for name in sorted(rows))])
+    write_atomically(path, HEADER + table + "\n")

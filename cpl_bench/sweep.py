@@ -1,0 +1,141 @@
+"""From cards to evidence: makes what is missing, runs an experiment, publishes its results.
+
+experiment ──► for each dataset: collect, label ──► for each method: train, evaluate ──► report
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cpl_bench.cards import DatasetCard, Experiment, Method, load_dataset_card
+from cpl_bench.collect import collect, is_collected
+from cpl_bench.errors import UserError
+from cpl_bench.evaluate import evaluate, film
+from cpl_bench.label import is_labelled, label, preference_path
+from cpl_bench.preferences import load_preferences
+from cpl_bench.progress import say
+from cpl_bench.report import ReportResult, report
+from cpl_bench.rollouts import RolloutPool
+
+EVIDENCE = ("table.csv", "curves.csv", "curves.png", "README.md")
+RUN_EVIDENCE = ("run.json", "evaluations.csv", "final.csv")
+
+
+def ensure_trajectories(card: DatasetCard, pool: RolloutPool) -> None:
+    """Collect unless this card's trajectories lie on disk."""
+    if not is_collected(card):
+        say(f"No trajectories of {card.name} yet: collecting {card.episodes} episodes (minutes).")
+        collect(card, pool)
+
+
+def ensure_preferences(card: DatasetCard, pool: RolloutPool) -> Path:
+    """Label, and collect, unless this card's preferences lie on disk."""
+    ensure_trajectories(card, pool)
+    if not is_labelled(card):
+        say(
+            f"No {card.label.scorer} preferences of {card.name} yet: labelling "
+            f"{card.segments.count} segments (minutes)."
+        )
+        label(card, pool)
+    return preference_path(card)
+
+
+def find_preferences(data: str, pool: RolloutPool) -> tuple[str, Path]:
+    """A dataset's name and its preference file; `data` names a card or is such a file.
+
+    Raises:
+        UserError: neither.
+    """
+    if data.endswith(".safetensors"):
+        path = Path(data)
+        return f"{load_preferences(path).info.card}-{path.stem}".lstrip("-"), path
+    card = load_dataset_card(data)
+    return card.name, ensure_preferences(card, pool)
+
+
+def run_experiment(experiment: Experiment, out: Path, pool: RolloutPool) -> ReportResult:
+    """Run what is missing of an experiment under `out` and report there.
+
+    A run that was cut off is resumed; nothing that is on disk is done again.
+    """
+    from cpl_bench.train import TrainOptions, configured, train
+
+    runs: list[Path] = []
+    for dataset in experiment.datasets:
+        preferences = ensure_preferences(load_dataset_card(dataset), pool)
+        for method in experiment.methods:
+            config = configured(method.algorithm, experiment.preset, _tuples(method.settings))
+            options = TrainOptions(
+                seeds=tuple(range(experiment.seeds)),
+                note=slug(method.label),
+                method=method.label,
+                runs=out,
+                resume=True,
+            )
+            if experiment.preset == "paper":
+                options = replace(options, evaluate_every=5000)
+            command = equivalent_command(experiment, dataset, method)
+            run = train(preferences, dataset, method.algorithm, config, options, pool, command)
+            evaluate(run, pool, experiment.final_episodes)
+            runs.append(run)
+    title = experiment.title or experiment.name
+    result = report(
+        runs, out, title, "\n\n".join([experiment.description, _next_steps(experiment)])
+    )
+    if experiment.video:
+        best = max(range(len(runs)), key=lambda i: result.rows[i].last)
+        target = out / "rollout.webp"
+        if not target.exists():
+            film(runs[best], path=target)
+    return result
+
+
+def publish(experiment: Experiment, out: Path, results: Path) -> None:
+    """Copy the small files that are evidence from `out` to `results`, run folders included."""
+    if not (results / "experiment.toml").is_file():
+        raise UserError(f"{results} is no experiment: it has no experiment.toml.")
+    for name in EVIDENCE:
+        shutil.copyfile(out / name, results / name)
+    for dataset in experiment.datasets:
+        for method in experiment.methods:
+            run = Path(dataset) / f"{method.algorithm}-{slug(method.label)}"
+            (results / run).mkdir(parents=True, exist_ok=True)
+            for name in RUN_EVIDENCE:
+                shutil.copyfile(out / run / name, results / run / name)
+    say(f"Published {experiment.name} → {results}")
+
+
+def equivalent_command(experiment: Experiment, dataset: str, method: Method) -> str:
+    """The `train` command that makes the same run by hand."""
+    words = ["cpl-bench", "train", "--data", dataset, "--seeds", str(experiment.seeds)]
+    words += ["--preset", experiment.preset, "--note", slug(method.label), method.algorithm]
+    for key, value in method.settings.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        words += [f"--{key.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
+
+
+def slug(text: str) -> str:
+    """A folder's name from a method's label: "CPL (λ = 0.5)" → "cpl-lam-0.5"."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower().replace("λ", "lam")).strip("-")
+
+
+def _tuples(settings: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+
+
+def _next_steps(experiment: Experiment) -> str:
+    dataset, method = experiment.datasets[0], experiment.methods[-1]
+    run = f"runs/{dataset}/{method.algorithm}-{slug(method.label)}"
+    commands = [
+        f"cpl-bench inspect {dataset}",
+        equivalent_command(replace(experiment, seeds=4), dataset, method),
+        f"cpl-bench evaluate {run} --episodes 100 --video",
+        f"cpl-bench report runs/{dataset}/*",
+    ]
+    return "Go on from here:\n\n```bash\n" + "\n".join(commands) + "\n```"

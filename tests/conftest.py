@@ -1,0 +1,57 @@
+"""What tests share: shapes are checked while they run, and one small dataset is made once."""
+
+import os
+
+import pytest
+from jaxtyping import install_import_hook
+
+SHAPED = ["interface", "losses", "networks", "sampler", "algos"]
+
+with install_import_hook([f"cpl_bench.{name}" for name in SHAPED], "beartype.beartype"):
+    import cpl_bench.algos
+    import cpl_bench.sampler  # noqa: F401
+
+from cpl_bench.cards import Behaviour, DatasetCard, Label, Segments
+from cpl_bench.collect import collect
+from cpl_bench.label import label
+from cpl_bench.rollouts import RolloutPool
+
+
+@pytest.fixture(scope="session")
+def pool():
+    """Two workers that the tests share."""
+    with RolloutPool(2) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="session")
+def dots(tmp_path_factory, pool):
+    """(card, data root, preference file): the point mass, pushed by half-trained clones."""
+    root = tmp_path_factory.mktemp("dots")
+    card = DatasetCard(
+        name="dots",
+        task="pointmass",
+        episodes=150,
+        behaviour=Behaviour(
+            levels=(0.3, 0.7),
+            success_band=(0.1, 0.9),
+            action_noise=0.5,
+            demonstrations=8,
+            clone_steps=600,
+            probe_episodes=20,
+        ),
+        segments=Segments(600, 12),
+        label=Label(cap_steps=50),
+        stop_steps_after_success=5,
+        minimum_steps=12,
+    )
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = str(root)
+    try:
+        collect(card, pool)
+        return card, root, label(card, pool)
+    finally:
+        if before is None:
+            del os.environ["MINARI_DATASETS_PATH"]
+        else:
+            os.environ["MINARI_DATASETS_PATH"] = before

@@ -1,0 +1,433 @@
+"""Every method in ALGOS keeps the house's promises and learns a problem whose answer is known.
+
+Golden curves: tests/golden/NAME.json holds the metrics of 20 steps. After a change that is meant to
+change results, write them anew and say why in the changelog:
+
+    CPL_BENCH_GOLDEN=write pytest tests/test_algos.py -k golden
+"""
+
+import json
+import os
+from dataclasses import asdict, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cpl_bench.algos import ALGOS
+from cpl_bench.assessment import assess
+from cpl_bench.cards import load_task
+from cpl_bench.collect import collect
+from cpl_bench.errors import UserError
+from cpl_bench.interface import PreferenceBatch
+from cpl_bench.label import label
+from cpl_bench.loop import fit
+from cpl_bench.networks import Policy, WarmAdam
+from cpl_bench.preferences import load_preferences
+from cpl_bench.sampler import PreferenceSampler
+from cpl_bench.seeds import episode_seeds
+from cpl_bench.train import configured
+from cpl_bench.worker import mlp_action
+
+GOLDEN = Path(__file__).parent / "golden"
+CPU = torch.device("cpu")
+OBSERVATION, ACTION, SEGMENTS, LENGTH = 5, 2, 8, 6
+TINY = {
+    "hidden": (16, 16),
+    "learning_rate": 1e-2,
+    "steps": 12,
+    "clone_steps": 5,
+    "warmup_steps": 3,
+    "segments_per_batch": SEGMENTS,
+}
+LEARNS = {
+    "hidden": (64, 64),
+    "dropout": 0.0,
+    "learning_rate": 1e-3,
+    "steps": 1500,
+    "clone_steps": 300,
+    "warmup_steps": 100,
+    "segments_per_batch": 32,
+    "alpha": 1.0,
+    "lam": 0.75,
+}
+IMITATORS = ("sft",)  # they are as good as their data, not better
+
+every_method = pytest.mark.parametrize("name", ALGOS)
+
+
+def config_of(name, preset="laptop", **settings):
+    """The preset with those of the settings that the method has."""
+    known = asdict(ALGOS[name].presets[preset])
+    return configured(name, preset, {k: v for k, v in settings.items() if k in known})
+
+
+def build(name, seeds, **settings):
+    config = config_of(name, **{**TINY, **settings})
+    return ALGOS[name].build(config, OBSERVATION, ACTION, seeds, CPU)
+
+
+def draw_for(seeds):
+    """A batch for each step: member and step decide it, with answers from a hidden score."""
+
+    def draw(step):
+        members = []
+        for seed in seeds:
+            rng = np.random.default_rng([seed, int(step)])
+            observations = rng.normal(size=(SEGMENTS, LENGTH, OBSERVATION))
+            actions = rng.uniform(-0.9, 0.9, (SEGMENTS, LENGTH, ACTION))
+            scores = np.round((observations[..., :ACTION] * actions).sum((1, 2)))
+            first, second = np.triu_indices(SEGMENTS, 1)
+            answers = 0.5 + 0.5 * np.sign(scores[second] - scores[first])
+            members.append((observations, actions, first, second, answers))
+        observations, actions, first, second, answers = (
+            np.stack(each) for each in zip(*members, strict=True)
+        )
+        return PreferenceBatch(
+            step=torch.as_tensor(step),
+            observations=torch.tensor(observations, dtype=torch.float32),
+            actions=torch.tensor(actions, dtype=torch.float32),
+            first=torch.tensor(first),
+            second=torch.tensor(second),
+            prefers_second=torch.tensor(answers, dtype=torch.float32),
+        )
+
+    return draw
+
+
+def train(algorithm, seeds, start=0, stop=TINY["steps"], total=TINY["steps"]):
+    """Train from step `start` to `stop` of `total`; the metrics of every step."""
+    phases, metrics = algorithm.phases(total), []
+    for pause in fit(phases, draw_for(seeds), range(total + 1), CPU, start):
+        if pause.step > stop:
+            break
+        metrics.append((pause.phase, pause.metrics))
+        if pause.step == stop:
+            break
+    return metrics
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(torch.as_tensor(found[name]), torch.as_tensor(value)), name
+
+
+# --- Promises to the loop ---
+
+
+@every_method
+@pytest.mark.parametrize("total", [1, 4, 5, 6, 100])
+def test_phases_add_up(name, total):
+    phases = build(name, [0]).phases(total)
+    assert sum(phase.steps for phase in phases) == total
+    assert all(phase.steps >= 0 for phase in phases)
+    names = [phase.name for phase in phases]
+    assert len(set(names)) == len(names)
+
+
+@every_method
+@pytest.mark.parametrize("preset", ["paper", "laptop"])
+def test_presets_plan_every_step(name, preset):
+    config = ALGOS[name].presets[preset]
+    assert ALGOS[name].title(config)
+    phases = ALGOS[name].build(config, 3, 1, [0], CPU).phases(config.steps)
+    assert all(phase.steps > 0 for phase in phases)
+
+
+@every_method
+def test_same_seed_same_bytes(name):
+    results = []
+    for _ in range(2):
+        algorithm = build(name, [3, 7])
+        metrics = train(algorithm, [3, 7])
+        results.append((algorithm.weights(), [values for _, values in metrics]))
+    for one, other in zip(results[0][1], results[1][1], strict=True):
+        assert_same(one, other)
+    assert_same(results[0][0], results[1][0])
+
+
+@every_method
+def test_other_seeds_learn_otherwise(name):
+    algorithm = build(name, [3, 7])
+    train(algorithm, [3, 7])
+    weights = algorithm.weights()
+    assert not np.allclose(weights["w0"][0], weights["w0"][1], atol=1e-2)
+
+
+@every_method
+def test_a_member_learns_the_same_alone_and_among_four(name):
+    seeds = [4, 0, 9, 2]
+    together = build(name, seeds)
+    metrics_together = train(together, seeds)
+    weights_together = together.weights()
+    for member, seed in enumerate(seeds):
+        alone = build(name, [seed])
+        metrics_alone = train(alone, [seed])
+        for key, value in alone.weights().items():
+            np.testing.assert_allclose(value[0], weights_together[key][member], atol=2e-5)
+        for (_, one), (_, many) in zip(metrics_alone, metrics_together, strict=True):
+            for key, value in one.items():
+                assert value.shape == (1,)
+                assert value[0].item() == pytest.approx(many[key][member].item(), rel=1e-3)
+
+
+def test_a_member_draws_the_same_batches_alone_and_among_four(dots):
+    preferences, seeds = load_preferences(dots[2]), [4, 0, 9, 2]
+    together = PreferenceSampler(preferences, seeds, 16)
+    for member, seed in enumerate(seeds):
+        alone = PreferenceSampler(preferences, [seed], 16)
+        for step in (0, 1, 77):
+            one, many = alone.draw(step), together.draw(step)
+            for field in ("observations", "actions", "first", "second", "prefers_second"):
+                assert torch.equal(getattr(one, field)[0], getattr(many, field)[member]), field
+
+
+@every_method
+@pytest.mark.parametrize("stop", [2, 5, 9])  # within the first phase, between two, in the second
+def test_a_resumed_member_ends_where_an_uninterrupted_one_does(name, stop):
+    seeds = [1, 6]
+    whole = build(name, seeds)
+    expected = train(whole, seeds)
+    stopped = build(name, seeds)
+    train(stopped, seeds, stop=stop)
+    state = stopped.state()
+    train(stopped, seeds, start=stop)  # what goes on afterwards must not reach the state
+    resumed = build(name, [0, 0])  # other seeds: all that matters but the keys is in the state
+    resumed.policy.keys = stopped.policy.keys
+    resumed.load_state(state)
+    found = train(resumed, seeds, start=stop)
+    for (_, one), (_, other) in zip(found, expected[stop:], strict=True):
+        assert_same(one, other)
+    assert_same(resumed.weights(), whole.weights())
+    assert_same(resumed.state(), whole.state())
+
+
+@every_method
+def test_metrics_are_one_detached_number_a_member(name):
+    for _, metrics in train(build(name, [0, 1, 2]), [0, 1, 2]):
+        assert metrics
+        for value in metrics.values():
+            assert value.shape == (3,)
+            assert not value.requires_grad
+            assert value.isfinite().all()
+
+
+@every_method
+def test_a_worker_acts_as_the_policy_does(name):
+    algorithm = build(name, [0, 1])
+    train(algorithm, [0, 1])
+    observations = torch.randn(2, 50, OBSERVATION, generator=torch.Generator().manual_seed(0))
+    actions = algorithm.act(observations)
+    assert torch.equal(actions, algorithm.act(observations))  # no dropout
+    for member in range(2):
+        weights = {key: value[member] for key, value in algorithm.weights().items()}
+        found = mlp_action(weights, observations[member].numpy())
+        np.testing.assert_allclose(found, actions[member], atol=1e-6)
+
+
+# --- The first losses, by hand ---
+
+
+def numpy_log_probs(algorithm, batch):
+    weights = {key: value[0].astype(np.float64) for key, value in algorithm.weights().items()}
+    means = mlp_action(weights, batch.observations[0].numpy().astype(np.float64))
+    return -((means - batch.actions[0].numpy()) ** 2).sum(-1)  # (m, k)
+
+
+@pytest.mark.parametrize("bc_weight", [0.0, 1.0])
+def test_the_first_contrast_loss_of_cpl(bc_weight):
+    algorithm = build("cpl", [0], dropout=0.0, clone_steps=0, lam=0.5, alpha=0.2)
+    batch = draw_for([0])(0)
+    log_probs = numpy_log_probs(algorithm, batch)
+    score = 0.2 * log_probs.sum(1)
+    better = batch.prefers_second[0].numpy()
+    pairs = list(zip(batch.first[0].tolist(), batch.second[0].tolist(), better, strict=True))
+    expected = np.mean(
+        [
+            y * np.logaddexp(0, 0.5 * score[i] - score[j])
+            + (1 - y) * np.logaddexp(0, 0.5 * score[j] - score[i])
+            for i, j, y in pairs
+        ]
+    )
+    decided = [(score[j] > score[i]) == (y > 0.5) for i, j, y in pairs if y != 0.5]
+    (phase,) = [phase for phase in algorithm.phases(3) if phase.steps]
+    metrics = phase.update(batch)
+    assert metrics["contrast_loss"].item() == pytest.approx(expected, rel=1e-5)
+    assert metrics["accuracy"].item() == pytest.approx(np.mean(decided), rel=1e-6)
+    assert metrics["log_prob"].item() == pytest.approx(log_probs.mean(), rel=1e-5)
+
+
+def test_the_first_losses_of_sft():
+    batch = draw_for([0])(0)
+    algorithm = build("sft", [0], dropout=0.0)
+    cost = -numpy_log_probs(algorithm, batch).mean(1)  # (m,)
+    better = batch.prefers_second[0].numpy()
+    pairs = zip(batch.first[0].tolist(), batch.second[0].tolist(), better, strict=True)
+    imitation = np.mean([y * cost[j] + (1 - y) * cost[i] for i, j, y in pairs])
+    clone, imitate = build("sft", [0], dropout=0.0).phases(9), algorithm.phases(9)
+    assert clone[0].update(batch)["clone_loss"].item() == pytest.approx(cost.mean(), rel=1e-5)
+    found = imitate[1].update(batch)["imitation_loss"].item()
+    assert found == pytest.approx(imitation, rel=1e-5)
+
+
+def test_bc_weight_pulls_towards_the_preferred_actions():
+    batch = draw_for([0])(0)
+    costs = []
+    for bc_weight in (0.0, 20.0):
+        algorithm = build("cpl", [0], dropout=0.0, clone_steps=0, bc_weight=bc_weight)
+        phase = algorithm.phases(60)[1]
+        for _ in range(60):
+            phase.update(batch)
+        cost = torch.tensor(-numpy_log_probs(algorithm, batch).mean(1))
+        ends = [cost[batch.first[0]], cost[batch.second[0]]]
+        better = batch.prefers_second[0]
+        costs.append((better * ends[1] + (1 - better) * ends[0]).mean().item())
+    assert costs[1] < 0.9 * costs[0]
+
+
+@pytest.mark.parametrize("settings", [{"lam": 0.0}, {"lam": 1.1}, {"alpha": 0.0}, {"bc_weight": -1}])
+def test_cpl_refuses_what_cannot_be(settings):
+    with pytest.raises(UserError, match=next(iter(settings)).replace("_", "-")):
+        configured("cpl", "laptop", settings)
+
+
+@every_method
+def test_settings_come_from_toml(name):
+    config = configured(name, "laptop", {"dropout": 0, "hidden": [8, 8]})
+    assert config == configured(name, "laptop", {"dropout": 0.0, "hidden": (8, 8)})
+    with pytest.raises(UserError, match="'steps' must be of type int, not 'many'"):
+        configured(name, "laptop", {"steps": "many"})
+    with pytest.raises(UserError, match="Did you mean 'dropout'"):
+        configured(name, "laptop", {"drop_out": 0.1})
+    with pytest.raises(UserError, match="Did you mean 'laptop'"):
+        configured(name, "lapdog", {})
+
+
+# --- Networks ---
+
+
+def test_parameter_count_is_the_papers():
+    entry = ALGOS["cpl"]
+    weights = entry.build(entry.presets["paper"], 35, 4, [0], CPU).weights()
+    assert sum(value[0].size for value in weights.values()) == 283_140
+
+
+def test_weights_begin_orthogonal_and_biases_at_zero():
+    policy = Policy(35, 4, (64, 32), 0.25, [0, 1], CPU)
+    for i, (inputs, outputs) in enumerate(pairwise([35, 64, 32, 4])):
+        weight = policy.weights()[f"w{i}"]
+        assert weight.shape == (2, inputs, outputs)
+        for member in weight:
+            small = member.T @ member if inputs >= outputs else member @ member.T
+            np.testing.assert_allclose(small, np.eye(len(small)), atol=1e-5)
+        assert not policy.weights()[f"b{i}"].any()
+    assert not np.allclose(policy.weights()["w1"][0], policy.weights()["w1"][1])
+
+
+def test_dropout_drops_a_quarter_and_keeps_the_mean():
+    policy = Policy(3, 1, (50, 50), 0.25, [0, 1], CPU)
+    x = torch.ones(2, 2000, 50)
+    masks = {
+        (step, layer): policy._dropout_mask(x, torch.tensor(step), layer)
+        for step in (0, 1)
+        for layer in (0, 1)
+    }
+    for mask in masks.values():
+        assert mask.unique().tolist() == pytest.approx([0.0, 4 / 3])
+        for member in mask:
+            deviation = (0.25 * 0.75 / member.numel()) ** 0.5
+            assert abs((member == 0).float().mean().item() - 0.25) < 4 * deviation
+            assert abs(member.mean().item() - 1) < 4 * deviation * 4 / 3
+    different = [*masks.values(), masks[0, 0].flip(0)]  # in step, layer, member
+    for i, one in enumerate(different):
+        for other in different[:i]:
+            agreement = (one == other).float().mean().item()
+            assert agreement == pytest.approx(0.25**2 + 0.75**2, abs=0.01)
+
+
+def test_training_drops_and_acting_does_not():
+    policy = Policy(OBSERVATION, ACTION, (256, 256), 0.5, [0], CPU)
+    batch, twin = draw_for([0])(0), draw_for([0])(0)
+    assert torch.equal(policy.log_probs(batch), policy.log_probs(twin))  # the step decides
+    other = replace(batch, step=torch.tensor(1))
+    assert not torch.equal(policy.log_probs(batch), policy.log_probs(other))
+    means = policy.act(batch.observations.flatten(1, 2)).view(batch.actions.shape)
+    kept = -(means - batch.actions).square().sum(-1)
+    assert not torch.allclose(policy.log_probs(batch), kept, atol=1e-4)
+
+
+def test_the_rate_warms_up_linearly():
+    weight = torch.zeros(1, requires_grad=True)
+    adam, moves = WarmAdam({"w": weight}, learning_rate=0.1, warmup_steps=4), []
+    for _ in range(6):
+        before = weight.item()
+        adam.step(weight.sum() * 3)  # a constant gradient: Adam moves by its rate
+        moves.append(before - weight.item())
+    assert moves == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1], rel=1e-4)
+
+
+# --- Golden curves ---
+
+
+@every_method
+def test_golden_curve(name):
+    """The first 20 steps give the committed metrics; see the header to write them anew."""
+    algorithm = build(name, [0, 1], clone_steps=8)
+    curve = [
+        {"phase": phase, **{key: value.tolist() for key, value in metrics.items()}}
+        for phase, metrics in train(algorithm, [0, 1], stop=20, total=20)
+    ]
+    path = GOLDEN / f"{name}.json"
+    if os.environ.get("CPL_BENCH_GOLDEN") == "write":
+        path.write_text("[\n" + ",\n".join(map(json.dumps, curve)) + "\n]\n")
+    expected = json.loads(path.read_text())
+    assert len(curve) == len(expected) == 20
+    for step, (found, wanted) in enumerate(zip(curve, expected, strict=True)):
+        assert found.keys() == wanted.keys(), step
+        assert found.pop("phase") == wanted.pop("phase"), step
+        for key, values in wanted.items():
+            assert found[key] == pytest.approx(values, rel=1e-5, abs=1e-7), (step, key)
+
+
+# --- Known answers, on the point mass ---
+
+
+def success_of(name, path, pool):
+    """Success rate of three members trained on a preference file of the point mass."""
+    seeds, config = [0, 1, 2], config_of(name, **LEARNS)
+    preferences = load_preferences(path)
+    sampler = PreferenceSampler(preferences, seeds, config.segments_per_batch)
+    widths = preferences.observations.shape[1], preferences.actions.shape[1]
+    algorithm = ALGOS[name].build(config, *widths, seeds, CPU)
+    for _ in fit(algorithm.phases(config.steps), sampler.draw, [], CPU):
+        pass
+    episodes = [episode_seeds("test", 30, seed) for seed in seeds]
+    task = load_task("pointmass")
+    rows = assess(pool, task, algorithm.weights(), seeds, episodes, config.steps, name)
+    return rows["success"].mean()
+
+
+@pytest.fixture(scope="module")
+def imitation(dots, pool):
+    """What behaviour cloning makes of the half-trained data."""
+    return success_of("sft", dots[2], pool)
+
+
+@pytest.mark.parametrize("name", [name for name in ALGOS if name not in IMITATORS])
+def test_preferences_teach_more_than_imitation_does(name, dots, pool, imitation):
+    success = success_of(name, dots[2], pool)
+    assert success >= 0.85
+    assert success >= imitation + 0.15
+
+
+@pytest.mark.parametrize("name", IMITATORS)
+def test_good_data_are_imitated_well(name, dots, pool, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    card = dots[0]
+    behaviour = replace(card.behaviour, levels=(0.95,), demonstrations=20, action_noise=0.2)
+    good = replace(card, name="good", episodes=60, behaviour=behaviour)
+    collect(good, pool)
+    assert success_of(name, label(good, pool), pool) >= 0.95
