@@ -158,7 +158,7 @@ def load_task(name: str) -> TaskCard:
     """
     path = _card_folder("envs") / f"{name}.toml"
     if path.is_file():
-        return _build(TaskCard, {"name": name, **_read(path)}, path)
+        return _build(TaskCard, _named(name, path), path)
     for family in _families():
         if name in family["members"]:
             member = {key: value for key, value in family.items() if key not in ("members", "path")}
@@ -184,7 +184,7 @@ def load_dataset_card(name: str) -> DatasetCard:
     path = Path(name) if name.endswith(".toml") else _card_folder("datasets") / f"{name}.toml"
     if not path.is_file():
         raise unknown_name("dataset", name, dataset_names(), "A dataset is a card in datasets/.")
-    card = _build(DatasetCard, {"name": path.stem, **_read(path)}, path)
+    card = _build(DatasetCard, _named(path.stem, path), path)
     _check_dataset_card(card, path)
     return card
 
@@ -208,7 +208,7 @@ def load_experiment(name: str) -> Experiment:
         raise unknown_name(
             "experiment", name, known, "An experiment is results/NAME/experiment.toml."
         )
-    return _build(Experiment, {"name": path.parent.name, **_read(path)}, path)
+    return _build(Experiment, _named(path.parent.name, path), path)
 
 
 def data_root() -> Path:
@@ -241,6 +241,13 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not readable as TOML: {problem}.") from None
 
 
+def _named(name: str, path: Path) -> dict[str, Any]:
+    table = _read(path)
+    if "name" in table:
+        raise UserError(f"{path}: remove the key 'name'; the file's name is the card's, '{name}'.")
+    return {"name": name, **table}
+
+
 def _check_dataset_card(card: DatasetCard, path: Path) -> None:
     low, high = card.behaviour.success_band
     horizon, length = load_task(card.task).horizon_steps, card.segments.length
@@ -249,8 +256,9 @@ def _check_dataset_card(card: DatasetCard, path: Path) -> None:
         "behaviour.levels must name at least one success rate": not card.behaviour.levels,
         "behaviour.levels must lie in [0, 1]": any(not 0 <= x <= 1 for x in card.behaviour.levels),
         "behaviour.success_band must be [low, high] within [0, 1]": not 0 <= low < high <= 1,
-        "behaviour noise must not be negative": card.behaviour.action_noise < 0
-        or card.behaviour.demonstration_noise < 0,
+        "behaviour noise must lie in [0, 10]": not (
+            0 <= card.behaviour.action_noise <= 10 and 0 <= card.behaviour.demonstration_noise <= 10
+        ),
         "segments.count must be at least 2": card.segments.count < 2,
         "segments.length must be at least 1": card.segments.length < 1,
         f"segments.length, {length}, is longer than an episode of {card.task}, {horizon} steps": (

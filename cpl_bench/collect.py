@@ -15,6 +15,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -93,9 +94,14 @@ def collect(card: DatasetCard, pool: RolloutPool) -> Path:
 def is_collected(card: DatasetCard) -> bool:
     """Whether the trajectories lie on disk and were made from this very card."""
     made_from = read_record(card.minari_id).get("card", {})
-    wanted = json.loads(json.dumps(asdict(card)))
+    return _decisive(made_from) == _decisive(json.loads(json.dumps(asdict(card))))
+
+
+def _decisive(card: dict[str, Any]) -> dict[str, Any]:
+    """What of a card decides its trajectories."""
     free = ("name", "description", "segments", "label")
-    return all(made_from.get(key) == wanted[key] for key in wanted if key not in free)
+    kept = {key: value for key, value in card.items() if key not in free}
+    return kept | {"behaviour": {**kept.get("behaviour", {}), "success_band": None}}
 
 
 def make_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
@@ -142,12 +148,16 @@ def _train_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
     sampler = TransitionSampler(observations, actions, [card.seed], BATCH_TRANSITIONS, device)
     search = _LevelSearch(card, task, pool)
     pauses = _geometric(recipe.clone_steps)
-    for pause in fit(
-        algorithm.phases(recipe.clone_steps), sampler.draw, pauses, device, label="clone"
-    ):
-        weights = {name: value[0] for name, value in algorithm.weights().items()}
-        if search.add(pause.step, weights):
-            break
+    phases = algorithm.phases(recipe.clone_steps)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums, and so the data, would depend on the number of processors
+    try:
+        for pause in fit(phases, sampler.draw, pauses, device, label="clone"):
+            weights = {name: value[0] for name, value in algorithm.weights().items()}
+            if search.add(pause.step, weights):
+                break
+    finally:
+        torch.set_num_threads(threads)
     chosen = [search.nearest(level) for level in recipe.levels]
     return Clone(
         [search.policies[i] for i in chosen],

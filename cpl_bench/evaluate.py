@@ -40,12 +40,9 @@ def evaluate(
         raise UserError(f"--episodes must be at least 1, not {episodes}.")
     folder = RunFolder(run)
     record = folder.read()
-    steps = folder.checkpoint_steps()
-    if not steps:
-        raise UserError(f"{run} has no checkpoint yet; train it first.")
-    step = steps[-1] if checkpoint is None else checkpoint
-    weights = folder.read_weights(step)
-    path = folder.final if step == steps[-1] else run / f"evaluation-{step}.csv"
+    step, weights = _checkpoint(folder, checkpoint)
+    last = step == folder.checkpoint_steps()[-1]
+    path = folder.final if last else run / f"evaluation-{step}.csv"
     seeds = record["seeds"]
     if not _is_done(path, step, seeds, episodes):
         rows = assess(
@@ -74,11 +71,8 @@ def film(run: Path, checkpoint: int | None = None, path: Path | None = None) -> 
     """One episode of a run's best member as an animated WebP; None, with a hint, if it can't be."""
     folder = RunFolder(run)
     record = folder.read()
-    steps = folder.checkpoint_steps()
-    if not steps:
-        raise UserError(f"{run} has no checkpoint yet; train it first.")
-    step = steps[-1] if checkpoint is None else checkpoint
-    weights = member_weights(folder.read_weights(step))
+    step, stacked = _checkpoint(folder, checkpoint)
+    weights = member_weights(stacked)
     source = folder.final if folder.final.exists() else folder.evaluations
     rates = by_seed(read_evaluations(source)) if source.exists() else {}
     best = max(range(len(weights)), key=lambda i: rates.get(record["seeds"][i], 0.0))
@@ -90,6 +84,15 @@ def film(run: Path, checkpoint: int | None = None, path: Path | None = None) -> 
     _write_webp(path, frames)
     say(f"Filmed {record['method']} (seed {record['seeds'][best]}) → {path}")
     return path
+
+
+def _checkpoint(folder: RunFolder, step: int | None) -> tuple[int, Weights]:
+    """The checkpoint asked for, or the last, and what acts there."""
+    steps = folder.checkpoint_steps()
+    if not steps:
+        raise UserError(f"{folder.path} has no checkpoint yet; train it first.")
+    step = steps[-1] if step is None else step
+    return step, folder.read_weights(step)
 
 
 def _is_done(path: Path, step: int, seeds: list[int], episodes: int) -> bool:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cpl_bench.interface import PreferenceBatch
+from cpl_bench.interface import Metrics, PreferenceBatch
 from cpl_bench.losses import fixed_variance_log_prob
 from cpl_bench.random_bits import member_keys, random_bytes
 
@@ -48,6 +48,12 @@ class Policy:
     def improve(self, phase: str, loss: Float[Tensor, " s"]) -> None:
         """One gradient step of `phase`'s optimiser on the members' losses."""
         self.optimisers[phase].step(loss.sum())
+
+    def clone(self, batch: PreferenceBatch) -> Metrics:
+        """The phase "clone": −log π(a|s), the mean over all steps of all segments."""
+        loss = -self.log_probs(batch).mean((1, 2))  # (s,)
+        self.improve("clone", loss)
+        return {"clone_loss": loss.detach()}
 
     def log_probs(self, batch: PreferenceBatch) -> Float[Tensor, "s m k"]:
         """log π(a|s) of every step of the batch, with this step's dropout."""

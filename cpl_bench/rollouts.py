@@ -150,7 +150,7 @@ class RolloutPool:
                 while open_jobs:
                     self._assign(waiting)
                     busy = {w.connection: w for w in self._running if w.job is not None}
-                    for ready in wait(list(busy)):
+                    for ready in wait(list(busy), None if busy else 0):  # 0: all died idle
                         worker = busy[ready]  # type: ignore[index]
                         job = worker.job
                         assert job is not None

@@ -3,7 +3,7 @@
 #   CPL_BENCH_VENV         where the environment is; default: .venv in the checkout
 #   CPL_BENCH_TORCH_INDEX  the package index that PyTorch comes from; default: pip's own, whose Linux
 #                          build brings gigabytes of CUDA along. For a machine without an NVIDIA GPU:
-#                          CPL_BENCH_TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#                          PyTorch's CPU index (pytorch.org, Get Started)
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${CPL_BENCH_VENV:-$root/.venv}
@@ -61,7 +61,7 @@ install_torch() {
         index=(--index-url "$CPL_BENCH_TORCH_INDEX")
     elif ! command -v nvidia-smi >/dev/null; then
         echo "No NVIDIA GPU in sight. If the download is too large, interrupt it and set" \
-            "CPL_BENCH_TORCH_INDEX=https://download.pytorch.org/whl/cpu"
+            "CPL_BENCH_TORCH_INDEX to PyTorch's CPU index (pytorch.org, Get Started)"
     fi
     # What torch needs comes with the rest, from the ordinary index and as constrained.
     "$python" -m pip install "${quiet[@]}" --no-deps "${index[@]}" "torch==$version"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh Debian/Ubuntu with Python 3.11 or later to learning curves, on one small task.
+# From a fresh Debian/Ubuntu with Python 3.11 to 3.13 to learning curves, on one small task.
 #
 #   scripts/quickstart.sh [OPTION...]        options go to `cpl-bench quickstart`
 #

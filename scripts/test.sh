@@ -22,7 +22,7 @@ check_wheel() {
     local other=$scratch/venv site place output status
     "$python" -m build --wheel --outdir "$scratch/dist" "$root" >"$scratch/build.log" 2>&1 ||
         fail "$(<"$scratch/build.log")"
-    "$python" -m venv "$scratch/venv"
+    "$python" -m venv "$other"
     "$other/bin/python" -m pip install --quiet --no-deps "$scratch"/dist/cpl_bench-*.whl
     site='import sysconfig; print(sysconfig.get_path("purelib"))'
     "$python" -c "$site" >"$("$other/bin/python" -c "$site")/dependencies.pth"

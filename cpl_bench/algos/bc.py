@@ -40,8 +40,8 @@ LAPTOP = replace(
     PAPER,
     learning_rate=3e-4,
     hidden=(256, 256),
-    steps=6000,
-    clone_steps=2000,
+    steps=4000,
+    clone_steps=1500,
     segments_per_batch=32,
 )
 
@@ -69,14 +69,9 @@ class SFT:
         """Clone all segments, then the preferred ones."""
         clone_steps = min(self.config.clone_steps, total_steps)
         return [
-            Phase("clone", clone_steps, self._clone),
+            Phase("clone", clone_steps, self.policy.clone),
             Phase("imitate", total_steps - clone_steps, self._imitate),
         ]
-
-    def _clone(self, batch: PreferenceBatch) -> Metrics:
-        loss = -self.policy.log_probs(batch).mean((1, 2))  # (s,)
-        self.policy.improve("clone", loss)
-        return {"clone_loss": loss.detach()}
 
     def _imitate(self, batch: PreferenceBatch) -> Metrics:
         of_segments = -self.policy.log_probs(batch).mean(2)  # (s, m)

@@ -64,11 +64,10 @@ class CPLConfig:
 PAPER = CPLConfig()
 LAPTOP = replace(
     PAPER,
-    lam=0.75,
     learning_rate=3e-4,
     hidden=(256, 256),
-    steps=6000,
-    clone_steps=2000,
+    steps=4000,
+    clone_steps=1500,
     warmup_steps=200,
     segments_per_batch=32,
 )
@@ -98,14 +97,9 @@ class CPL:
         """Clone all segments, then contrast them."""
         clone_steps = min(self.config.clone_steps, total_steps)
         return [
-            Phase("clone", clone_steps, self._clone),
+            Phase("clone", clone_steps, self.policy.clone),
             Phase("contrast", total_steps - clone_steps, self._contrast),
         ]
-
-    def _clone(self, batch: PreferenceBatch) -> Metrics:
-        loss = -self.policy.log_probs(batch).mean((1, 2))  # (s,)
-        self.policy.improve("clone", loss)
-        return {"clone_loss": loss.detach()}
 
     def _contrast(self, batch: PreferenceBatch) -> Metrics:
         log_probs = self.policy.log_probs(batch)  # (s, m, k)

@@ -52,7 +52,7 @@ class MetaWorldTask(gymnasium.Env):
         self,
         source_id: str,
         horizon_steps: int = 250,
-        camera: str = "corner",
+        camera: str = "corner2",
         render_mode: str | None = None,
     ):
         if source_id not in ALL_V3_ENVIRONMENTS:
@@ -132,7 +132,7 @@ class MetaWorldTask(gymnasium.Env):
     def render(self) -> np.ndarray:
         """An RGB image, (height, width, 3) uint8."""
         image = self._simulator.render()
-        return image[::-1] if self._camera == "corner2" else image  # that camera hangs upside down
+        return image[::-1, ::-1] if self._camera == "corner2" else image  # it hangs upside down
 
     def close(self) -> None:
         """Free the simulator."""
