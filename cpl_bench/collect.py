@@ -197,7 +197,8 @@ class _LevelSearch:
             while high - low > 1:
                 middle = (low + high) // 2
                 low, high = (low, middle) if self._measure(middle) >= level else (middle, high)
-        return min(sorted(self.success), key=lambda number: abs(self.success[number] - level))
+        # of several as near, the last: an early failure is a blank policy, a late one nearly works
+        return min(self.success, key=lambda number: (abs(self.success[number] - level), -number))
 
     def _measure(self, number: int) -> float:
         """Success rate of a stop; 0 without further episodes if the first quarter all fail."""

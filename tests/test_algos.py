@@ -34,8 +34,12 @@ from cpl_bench.worker import mlp_action
 GOLDEN = Path(__file__).parent / "golden"
 CPU = torch.device("cpu")
 OBSERVATION, ACTION, SEGMENTS, LENGTH = 5, 2, 8, 6
-TINY = {
+TINY = {  # complete, so that no preset reaches the golden curves
     "hidden": (16, 16),
+    "dropout": 0.25,
+    "alpha": 0.1,
+    "lam": 0.5,
+    "bc_weight": 0.0,
     "learning_rate": 1e-2,
     "steps": 12,
     "clone_steps": 5,
@@ -329,23 +333,41 @@ def test_weights_begin_orthogonal_and_biases_at_zero():
 
 def test_dropout_drops_a_quarter_and_keeps_the_mean():
     policy = Policy(3, 1, (50, 50), 0.25, [0, 1], CPU)
-    x = torch.ones(2, 2000, 50)
-    masks = {
-        (step, layer): policy._dropout_mask(x, torch.tensor(step), layer)
-        for step in (0, 1)
-        for layer in (0, 1)
-    }
-    for mask in masks.values():
-        assert mask.unique().tolist() == pytest.approx([0.0, 4 / 3])
-        for member in mask:
-            deviation = (0.25 * 0.75 / member.numel()) ** 0.5
-            assert abs((member == 0).float().mean().item() - 0.25) < 4 * deviation
-            assert abs(member.mean().item() - 1) < 4 * deviation * 4 / 3
-    different = [*masks.values(), masks[0, 0].flip(0)]  # in step, layer, member
-    for i, one in enumerate(different):
-        for other in different[:i]:
+    x, masks = torch.ones(2, 2000, 50), []
+    for step in (0, 1):
+        for layer in (0, 1):
+            dropped, scale = policy._dropped(x, torch.tensor(step), layer)
+            for member in dropped:
+                share = member.float().mean().item()
+                deviation = (0.25 * 0.75 / member.numel()) ** 0.5
+                assert abs(share - 0.25) < 4 * deviation
+                assert abs((1 - share) * scale - 1) < 4 * deviation * 4 / 3
+                masks.append(member)
+    for i, one in enumerate(masks):  # they differ in step, layer or member
+        for other in masks[:i]:
             agreement = (one == other).float().mean().item()
             assert agreement == pytest.approx(0.25**2 + 0.75**2, abs=0.01)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_log_probs_and_gradients_with_dropout_written_out(dropout):
+    policy = Policy(OBSERVATION, ACTION, (16, 12), dropout, [0, 1], CPU)
+    batch = draw_for([0, 1])(3)
+    twins = {k: v.detach().double().requires_grad_() for k, v in policy.parameters.items()}
+    x = batch.observations.flatten(1, 2).double()
+    for i in range(3):
+        x = x @ twins[f"w{i}"] + twins[f"b{i}"][:, None]
+        if i < 2:
+            dropped, scale = policy._dropped(x.float(), batch.step, i)
+            assert dropped.any() == (dropout > 0)
+            x = torch.relu(x) * ~dropped * scale
+    expected = -(torch.tanh(x).view(batch.actions.shape) - batch.actions).square().sum(-1)
+    found = policy.log_probs(batch)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-6)
+    found.mean().backward()
+    expected.mean().backward()
+    for name, value in policy.parameters.items():
+        torch.testing.assert_close(value.grad, twins[name].grad.float(), rtol=1e-4, atol=1e-7)
 
 
 def test_training_drops_and_acting_does_not():
@@ -427,7 +449,7 @@ def test_preferences_teach_more_than_imitation_does(name, dots, pool, imitation)
 def test_good_data_are_imitated_well(name, dots, pool, tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     card = dots[0]
-    behaviour = replace(card.behaviour, levels=(0.95,), demonstrations=20, action_noise=0.2)
+    behaviour = replace(card.behaviour, levels=(1.0,), demonstrations=20, action_noise=0.2)
     good = replace(card, name="good", episodes=60, behaviour=behaviour)
     collect(good, pool)
     assert success_of(name, label(good, pool), pool) >= 0.95

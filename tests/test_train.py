@@ -28,6 +28,7 @@ SETTINGS = {
     "clone_steps": 24,
     "segments_per_batch": 8,
 }
+CPL_SETTINGS = {**SETTINGS, "lam": 0.75}
 EVALUATED = [20, 40, 50]
 METRICS_AT = [4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 50]
 
@@ -51,7 +52,8 @@ def start(dots, pool):
 
     def run(runs, algorithm="cpl", settings=None, pool=pool, **options):
         options = {"seeds": (0, 3), "evaluate_every": 20, "episodes": 3, **options}
-        config = configured(algorithm, "laptop", {**SETTINGS, **(settings or {})})
+        base = CPL_SETTINGS if algorithm == "cpl" else SETTINGS
+        config = configured(algorithm, "laptop", {**base, **(settings or {})})
         return train(dots[2], "dots", algorithm, config, TrainOptions(runs=runs, **options), pool)
 
     return run
@@ -112,7 +114,7 @@ def test_metrics_are_written_between_and_at_evaluations(whole):
 def test_metrics_are_means_since_the_pause_before(whole, dots):
     preferences = load_preferences(dots[2])
     sampler = PreferenceSampler(preferences, (0, 3), 8)
-    config = configured("cpl", "laptop", SETTINGS)
+    config = configured("cpl", "laptop", CPL_SETTINGS)
     learner = ALGOS["cpl"].build(config, 6, 2, (0, 3), torch.device("cpu"))
     clone = learner.phases(50)[0]
     losses = [clone.update(sampler.draw(step))["clone_loss"][1].item() for step in range(8)]
@@ -205,7 +207,7 @@ with Deadly(1) as pool:
 
 
 def test_a_run_killed_dead_resumes_to_the_same_bytes(start, whole, dots, tmp_path):
-    command = [sys.executable, "-c", KILLED, str(dots[2]), str(tmp_path), repr(SETTINGS)]
+    command = [sys.executable, "-c", KILLED, str(dots[2]), str(tmp_path), repr(CPL_SETTINGS)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert process.returncode == -signal.SIGKILL, process.stderr

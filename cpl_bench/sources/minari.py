@@ -143,23 +143,20 @@ def read_trajectories(minari_id: str) -> TrajectorySet:
     try:
         with _minari_root(data_root()):
             dataset = minari.load_dataset(minari_id)
-            policies = [
-                int(entry.get("policy", 0))
-                for entry in dataset.storage.get_episode_metadata(range(dataset.total_episodes))
-            ]
+            every = range(dataset.total_episodes)
             trajectories = [
                 Trajectory(
-                    seed=int(episode.get("seed", 0)),
-                    policy=policy,
+                    seed=int(metadata.get("seed", 0)),
+                    policy=int(metadata.get("policy", 0)),
                     observations=episode["observations"],
                     actions=episode["actions"],
                     rewards=np.asarray(episode["rewards"], np.float64),
                     successes=np.asarray(episode["infos"]["success"][1:], bool),
                     states=np.asarray(episode["infos"]["state"]),
                 )
-                for policy, episode in zip(
-                    policies,
-                    dataset.storage.get_episodes(range(dataset.total_episodes)),
+                for metadata, episode in zip(
+                    dataset.storage.get_episode_metadata(every),
+                    dataset.storage.get_episodes(every),
                     strict=True,
                 )
             ]

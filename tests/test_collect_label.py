@@ -1,0 +1,393 @@
+"""Cards become trajectories and preferences: the same ones each time, whole ones or none."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import h5py
+import numpy as np
+import pytest
+
+from cpl_bench.cards import Behaviour, DatasetCard, Label, Segments, load_task
+from cpl_bench.collect import collect, is_collected
+from cpl_bench.errors import UserError
+from cpl_bench.label import is_labelled, label, preference_path, with_options
+from cpl_bench.preferences import load_preferences
+from cpl_bench.rollouts import RolloutPool
+from cpl_bench.scorers import SCORERS, segments_of
+from cpl_bench.sources.minari import content_hash, read_record, read_trajectories
+from cpl_bench.tasks import make_task
+
+TINY = DatasetCard(
+    name="tiny",
+    task="pointmass",
+    episodes=7,
+    behaviour=Behaviour(
+        levels=(0.2, 0.6),
+        success_band=(0.0, 1.0),
+        demonstrations=3,
+        clone_steps=60,
+        probe_episodes=6,
+    ),
+    segments=Segments(20, 8),
+    label=Label(cap_steps=50),
+    stop_steps_after_success=4,
+    minimum_steps=10,
+)
+DRAWER = replace(
+    TINY,
+    name="drawers",
+    task="drawer-open",
+    episodes=4,
+    behaviour=replace(TINY.behaviour, levels=(0.5,), demonstrations=2, probe_episodes=4),
+    segments=Segments(6, 16),
+    minimum_steps=16,
+)
+
+
+def files_below(root):
+    """Everything in a folder with its bytes, hidden files too."""
+    return {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """An empty data root of the test's own."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, pool):
+    """A data root that holds the tiny card's data, which no test may change."""
+    place = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(place))
+        collect(TINY, pool)
+        label(TINY, pool)
+    return place
+
+
+@pytest.fixture
+def tiny(made, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(made))
+    return TINY
+
+
+@pytest.fixture
+def copied(made, root):
+    """The tiny card's data in a place that the test may change."""
+    import shutil
+
+    shutil.copytree(made, root, dirs_exist_ok=True)
+    return root
+
+
+# --- Collect ---
+
+
+def test_collecting_twice_gives_the_same(made, root):
+    with RolloutPool(1) as alone:  # not even the number of workers matters
+        collect(TINY, alone)
+        path = label(TINY, alone)
+    assert path.read_bytes() == (made / path.relative_to(root)).read_bytes()
+    clones = [sorted((place / "clones").iterdir()) for place in (made, root)]
+    assert len(clones[1]) == 1
+    assert clones[0][0].name == clones[1][0].name
+    assert clones[0][0].read_bytes() == clones[1][0].read_bytes()
+
+
+def test_another_seed_gives_other_episodes(tiny, made, copied, pool, monkeypatch):
+    before = read_record(TINY.minari_id)["content_hash"]
+    collect(replace(TINY, seed=1), pool)
+    assert read_record(TINY.minari_id)["content_hash"] != before
+
+
+def test_the_record_says_how_it_was_made(tiny):
+    record = read_record(tiny.minari_id)
+    assert record["card"] == json.loads(json.dumps(asdict(tiny)))
+    assert record["content_hash"] == content_hash(read_trajectories(tiny.minari_id).trajectories)
+    assert [level["wanted"] for level in record["levels"]] == [0.2, 0.6]
+    for level in record["levels"]:
+        assert 0 <= level["measured"] <= 1
+        assert 1 <= level["step"] <= 60
+
+
+def test_episodes_are_as_the_card_wants(tiny):
+    source = read_trajectories(tiny.minari_id)
+    assert len(source.trajectories) == 7
+    assert len({each.seed for each in source.trajectories}) == 7
+    assert {each.policy for each in source.trajectories} <= {0, 1}
+    assert source.success_rate == np.mean([each.succeeded for each in source.trajectories])
+    for each in source.trajectories:
+        steps = len(each.rewards)
+        wanted = max(each.steps_to_success + 4, 10) if each.succeeded else 50
+        assert steps == min(wanted, 50)
+        assert each.observations.shape == (steps + 1, 6)
+        assert each.observations.dtype == each.actions.dtype == np.float32
+        assert each.actions.shape == (steps, 2)
+        assert each.states.shape == (steps + 1, 7)
+
+
+def check_replay(trajectory, task):
+    """From its seed an episode comes again, and each state is that of its step."""
+    observation, _ = task.reset(seed=trajectory.seed)
+    for step, action in enumerate(trajectory.actions):
+        np.testing.assert_array_equal(observation, trajectory.observations[step])
+        np.testing.assert_array_equal(task.get_state(), trajectory.states[step])
+        observation, reward, _, _, info = task.step(action)
+        assert reward == trajectory.rewards[step]
+        assert info["success"] == trajectory.successes[step]
+    np.testing.assert_array_equal(observation, trajectory.observations[-1])
+
+
+def test_episodes_replay_from_their_seed(tiny):
+    for trajectory in read_trajectories(tiny.minari_id).trajectories:
+        check_replay(trajectory, make_task(load_task("pointmass")))
+
+
+def test_drawer_open_is_collected_and_labelled(root, pool):
+    collect(DRAWER, pool)
+    source = read_trajectories(DRAWER.minari_id)
+    for trajectory in source.trajectories[:2]:
+        check_replay(trajectory, make_task(load_task("drawer-open")))
+    preferences = load_preferences(label(DRAWER, pool))
+    assert preferences.observations.shape == (source.episode_ends[-1], 35)
+    assert (preferences.scores <= 216).all()
+    assert (preferences.scores >= -216).all()
+    assert preferences.info.versions["mujoco"] == source.record["versions"]["mujoco"]
+
+
+# --- Minari ---
+
+READ_BY_MINARI = """
+import sys
+import minari
+import numpy as np
+
+assert "cpl_bench" not in sys.modules
+dataset = minari.load_dataset("cpl_bench/tiny-v0")
+environment = dataset.recover_environment()
+assert dataset.total_episodes == 7
+for episode, metadata in zip(dataset, dataset.storage.get_episode_metadata(range(7))):
+    observation, _ = environment.reset(seed=int(metadata["seed"]))
+    steps = len(episode.rewards)
+    assert episode.infos["success"].shape == (steps + 1,)
+    assert episode.infos["state"].shape == (steps + 1, 7)
+    assert not episode.terminations.any()
+    assert episode.truncations.tolist() == [False] * (steps - 1) + [True]
+    for t, action in enumerate(episode.actions):
+        assert np.array_equal(observation, episode.observations[t])
+        assert environment.unwrapped.get_state().tolist() == episode.infos["state"][t].tolist()
+        observation, reward, _, _, info = environment.step(action)
+        assert reward == episode.rewards[t]
+        assert info["success"] == episode.infos["success"][t + 1]
+    assert np.array_equal(observation, episode.observations[-1])
+print(environment.spec.id)
+"""
+
+
+def test_minari_reads_it_and_recovers_the_environment(tiny, made):
+    process = subprocess.run(
+        [sys.executable, "-c", READ_BY_MINARI], capture_output=True, text=True, cwd=made
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split() == ["cpl_bench/pointmass-v0"]
+
+
+def test_an_id_can_be_written_again(tiny, copied, pool):
+    fewer = replace(TINY, episodes=3)
+    collect(fewer, pool)
+    assert len(read_trajectories(TINY.minari_id).trajectories) == 3
+    assert is_collected(fewer)
+    assert not [path for path in copied.iterdir() if path.name.startswith(".")]
+
+
+# --- Label ---
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("pairs", ["dense", "sparse"])
+def test_labels_are_the_scorers(tiny, made, copied, pool, scorer, pairs):
+    card = with_options(TINY, scorer=scorer, pairs=pairs, segments=21)
+    preferences = load_preferences(label(card, pool))
+    source = read_trajectories(TINY.minari_id)
+    segments = segments_of(source, preferences.segment_starts, 8)
+    expected = SCORERS[scorer](segments, load_task("pointmass"), card.label, pool)
+    np.testing.assert_array_equal(preferences.scores, expected)
+    for name in ("actions", "rewards"):
+        flat = np.concatenate([getattr(each, name) for each in source.trajectories])
+        np.testing.assert_array_equal(getattr(preferences, name), flat.astype(np.float32))
+    flat = np.concatenate([each.observations[:-1] for each in source.trajectories])
+    np.testing.assert_array_equal(preferences.observations, flat)
+    assert preferences.info.source_hash == source.record["content_hash"]
+    if pairs == "dense":
+        assert len(preferences.first) == 0
+        return
+    assert preferences.first.tolist() == list(range(0, 20, 2))  # the odd one stays alone
+    assert preferences.second.tolist() == list(range(1, 21, 2))
+    for first, second, answer in zip(
+        preferences.first, preferences.second, preferences.prefers_second, strict=True
+    ):
+        better = preferences.scores[second] - preferences.scores[first]
+        assert answer == 0.5 + 0.5 * np.sign(better)
+
+
+def test_the_options_choose_the_file(tiny):
+    paths = {
+        preference_path(with_options(tiny, **options))
+        for options in (
+            {},
+            {"scorer": "partial_return"},
+            {"pairs": "sparse"},
+            {"segments": 30},
+            {"segment_length": 5},
+        )
+    }
+    assert len(paths) == 5
+
+
+# --- What is there ---
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"episodes": 8},
+        {"task": "drawer-open"},
+        {"minimum_steps": 11},
+        {"stop_steps_after_success": 5},
+        {"behaviour": replace(TINY.behaviour, action_noise=0.1)},
+        {"behaviour": replace(TINY.behaviour, levels=(0.2,))},
+        {"name": "other"},
+    ],
+)
+def test_another_card_is_not_collected(tiny, change):
+    assert is_collected(tiny)
+    assert not is_collected(replace(tiny, **change))
+
+
+def test_what_does_not_touch_the_episodes_needs_no_collecting(tiny):
+    band = replace(TINY.behaviour, success_band=(0.3, 0.4))
+    for change in ({"behaviour": band}, {"description": "x"}, {"segments": Segments(3, 3)}):
+        assert is_collected(replace(tiny, **change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"segments": Segments(21, 8)},
+        {"segments": Segments(20, 9)},
+        {"segments": Segments(20, 8, "sparse")},
+        {"label": Label(scorer="partial_return")},
+        {"label": Label(cap_steps=51)},
+        {"name": "other"},
+    ],
+)
+def test_another_card_is_not_labelled(tiny, change):
+    assert is_labelled(tiny)
+    assert not is_labelled(replace(tiny, **change))
+
+
+def test_other_trajectories_are_not_labelled(tiny, copied, pool):
+    assert is_labelled(TINY)
+    collect(replace(TINY, episodes=6), pool)
+    assert not is_labelled(TINY)
+    label(TINY, pool)
+    assert is_labelled(TINY)
+
+
+# --- Refusals ---
+
+
+def test_a_segment_longer_than_every_episode_is_refused(tiny, copied, pool):
+    before = files_below(copied)
+    with pytest.raises(UserError, match="51 steps is longer than the longest episode"):
+        label(replace(TINY, segments=Segments(20, 51)), pool)
+    assert files_below(copied) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scorer": "regrets"}, "Did you mean 'regret'"),
+        ({"annotator": "orakle"}, "Did you mean 'oracle'"),
+        ({"segments": 1}, "at least 2 segments"),
+        ({"segment_length": -1}, "at least 1 step"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        with_options(TINY, **options)
+
+
+def test_a_card_with_an_unknown_scorer_is_refused(tiny, pool):
+    with pytest.raises(UserError, match="Known: partial_return, regret, return_regret"):
+        label(replace(tiny, label=Label(scorer="love")), pool)
+
+
+def test_missing_trajectories_are_refused(root, pool):
+    with pytest.raises(UserError, match="cpl-bench collect tiny"):
+        label(TINY, pool)
+    assert not is_collected(TINY)
+    assert not is_labelled(TINY)
+    assert files_below(root) == {}
+
+
+def damage_by_truncation(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def damage_by_deletion(file):
+    file.unlink()
+
+
+def damage_by_losing_states(file):
+    with h5py.File(file, "r+") as opened:
+        del opened["episode_3"]["infos"]["state"]
+
+
+def damage_by_losing_an_episode(file):
+    with h5py.File(file, "r+") as opened:
+        del opened["episode_3"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_by_truncation,
+        damage_by_deletion,
+        damage_by_losing_states,
+        damage_by_losing_an_episode,
+    ],
+)
+def test_damaged_trajectories_are_refused(tiny, copied, pool, damage):
+    damage(copied / "cpl_bench" / "tiny-v0" / "data" / "main_data.hdf5")
+    with pytest.raises(UserError, match="cannot be read"):
+        label(TINY, pool)
+
+
+def test_a_failed_collection_leaves_everything_as_it_was(tiny, copied, pool, monkeypatch):
+    import minari
+
+    def full_disk(*_, **__):
+        raise OSError("no space left on device")
+
+    other = replace(TINY, episodes=5)
+    before = files_below(copied)
+    monkeypatch.setattr(minari, "create_dataset_from_buffers", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        collect(other, pool)
+    assert files_below(copied) == before
+    assert is_collected(TINY)
+
+
+def test_a_failed_labelling_leaves_everything_as_it_was(tiny, copied, pool, monkeypatch):
+    before = files_below(copied)
+    monkeypatch.setitem(SCORERS, "regret", lambda segments, *_: np.full(20, np.nan))
+    with pytest.raises(UserError, match="finite"):
+        label(TINY, pool)
+    assert files_below(copied) == before

@@ -1,0 +1,49 @@
+"""A card is accepted for the right reasons, and the record keeps one line a card."""
+
+from dataclasses import replace
+
+import pytest
+
+from cpl_bench.cards import load_dataset_card
+from cpl_bench.probe import Probe, probe, record
+
+GOOD = Probe(load_dataset_card("drawer-open-small"), 0.6, 0.99, 0.75, 0.03)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"behaviour": 0.2, "sft": 0.3}, "band"),
+        ({"expert": 0.89}, "expert"),
+        ({"sft": 0.81}, "SFT"),
+    ],
+)
+def test_each_criterion_refuses_on_its_own(changes: dict[str, float], reason: str) -> None:
+    assert GOOD.verdict == "accepted"
+    refused = replace(GOOD, **changes)
+    assert len(refused.problems) == 1 and reason in refused.problems[0]
+
+
+def test_the_record_keeps_one_line_a_card(tmp_path) -> None:
+    path = tmp_path / "README.md"
+    record(path, GOOD)
+    record(path, replace(GOOD, card=load_dataset_card("bin-picking")))
+    record(path, replace(GOOD, sft=0.7))
+    lines = [line for line in path.read_text().splitlines() if line.startswith("| ")]
+    assert [line.split("|")[1].strip() for line in lines] == [
+        "card",
+        "bin-picking",
+        "drawer-open-small",
+    ]
+    assert "70.0% ± 3.0%" in lines[2]
+    before = path.read_text()
+    record(path, replace(GOOD, sft=0.7))
+    assert path.read_text() == before
+
+
+@pytest.mark.slow
+def test_a_probe_measures_expert_and_sft(dots, pool) -> None:
+    card, _, preferences = dots
+    measured = probe(card, preferences, 0.5, pool)
+    assert measured.expert == 1.0
+    assert 0.2 < measured.sft <= 1.0
