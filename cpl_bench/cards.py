@@ -5,19 +5,15 @@ package. A key that is missing, unknown or of the wrong type is an error that na
 """
 
 import os
-import tomllib
-import types
-import typing
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from cpl_bench.errors import UserError, unknown_name
+from cpl_bench.tables import build, read_toml
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 WHEEL_CARDS = Path(__file__).resolve().parent / "_cards"
-
-Card = TypeVar("Card")
 
 
 @dataclass(frozen=True)
@@ -158,19 +154,21 @@ def load_task(name: str) -> TaskCard:
     """
     path = _card_folder("envs") / f"{name}.toml"
     if path.is_file():
-        return _build(TaskCard, _named(name, path), path)
+        return build(TaskCard, _named(name, path), path)
     for family in _families():
         if name in family["members"]:
             member = {key: value for key, value in family.items() if key not in ("members", "path")}
             member["source_id"] = member["source_id"].format(name=name)
-            return _build(TaskCard, {"name": name, **member}, family["path"])
+            return build(TaskCard, {"name": name, **member}, family["path"])
     raise unknown_name("task", name, task_names(), "A task is a card in envs/.")
 
 
 def task_names() -> list[str]:
     """Every task that has a card, members of families included, sorted."""
     own = {
-        path.stem for path in _card_folder("envs").glob("*.toml") if "members" not in _read(path)
+        path.stem
+        for path in _card_folder("envs").glob("*.toml")
+        if "members" not in read_toml(path)
     }
     return sorted(own.union(*(family["members"] for family in _families())))
 
@@ -184,7 +182,7 @@ def load_dataset_card(name: str) -> DatasetCard:
     path = Path(name) if name.endswith(".toml") else _card_folder("datasets") / f"{name}.toml"
     if not path.is_file():
         raise unknown_name("dataset", name, dataset_names(), "A dataset is a card in datasets/.")
-    card = _build(DatasetCard, _named(path.stem, path), path)
+    card = build(DatasetCard, _named(path.stem, path), path)
     _check_dataset_card(card, path)
     return card
 
@@ -208,7 +206,7 @@ def load_experiment(name: str) -> Experiment:
         raise unknown_name(
             "experiment", name, known, "An experiment is results/NAME/experiment.toml."
         )
-    return _build(Experiment, _named(path.parent.name, path), path)
+    return build(Experiment, _named(path.parent.name, path), path)
 
 
 def data_root() -> Path:
@@ -230,19 +228,12 @@ def _card_folder(kind: str) -> Path:
 
 def _families() -> list[dict[str, Any]]:
     """Cards that describe many tasks alike: they list `members`."""
-    read = [(path, _read(path)) for path in sorted(_card_folder("envs").glob("*.toml"))]
+    read = [(path, read_toml(path)) for path in sorted(_card_folder("envs").glob("*.toml"))]
     return [{**table, "path": path} for path, table in read if "members" in table]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise UserError(f"{path} is not readable as TOML: {problem}.") from None
-
-
 def _named(name: str, path: Path) -> dict[str, Any]:
-    table = _read(path)
+    table = read_toml(path)
     if "name" in table:
         raise UserError(f"{path}: remove the key 'name'; the file's name is the card's, '{name}'.")
     return {"name": name, **table}
@@ -271,54 +262,3 @@ def _check_dataset_card(card: DatasetCard, path: Path) -> None:
     for problem, found in problems.items():
         if found:
             raise UserError(f"{path}: {problem}.")
-
-
-# --- Build dataclasses from tables, strictly ---
-
-
-def _build(kind: type[Card], table: dict[str, Any], path: Path, where: str = "") -> Card:
-    assert is_dataclass(kind)
-    hints = get_type_hints(kind)
-    known = {entry.name: entry for entry in fields(kind)}
-    for key in table:
-        if key not in known:
-            raise UserError(
-                f"{path}: {unknown_name('key', where + key, [where + k for k in known])}"
-            )
-    for name, entry in known.items():
-        required = entry.default is MISSING and entry.default_factory is MISSING
-        if required and name not in table:
-            raise UserError(f"{path}: the key '{where}{name}' is missing.")
-    values = {key: _convert(hints[key], value, path, where + key) for key, value in table.items()}
-    return typing.cast(Card, kind(**values))
-
-
-def _convert(hint: Any, value: Any, path: Path, key: str) -> Any:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return value
-    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
-        return _build(hint, value, path, f"{key}.")
-    if origin is Literal and value in arguments:
-        return value
-    if origin is tuple and isinstance(value, list):
-        if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(
-                _convert(arguments[0], x, path, f"{key}[{i}]") for i, x in enumerate(value)
-            )
-        if len(arguments) == len(value):
-            return tuple(_convert(a, x, path, key) for a, x in zip(arguments, value, strict=True))
-    if origin is dict and isinstance(value, dict):
-        return {k: _convert(arguments[1], v, path, f"{key}.{k}") for k, v in value.items()}
-    if origin in (Union, types.UnionType) and any(isinstance(value, a) for a in arguments):
-        return value
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(hint, type) and type(value) is hint:
-        return value
-    wanted = (
-        " or ".join(map(repr, arguments))
-        if origin is Literal
-        else getattr(hint, "__name__", str(hint))
-    )
-    raise UserError(f"{path}: '{key}' must be {wanted}, not {value!r}.")

@@ -26,11 +26,12 @@ from cpl_bench.seeds import episode_seeds, generator
 from cpl_bench.sources.minari import (
     content_hash,
     installed,
+    minari_folder,
     read_record,
     write_trajectories,
 )
 
-CLONE_VERSION = 1  # raise it when a clone of the same recipe would come out differently
+CLONE_VERSION = 2  # raise it when a clone of the same recipe would come out differently
 FIRST_STOP, STOP_RATIO, STRIDE = 5, 1.15, 5
 BATCH_TRANSITIONS = 512
 LEARNING_RATE = 1e-3
@@ -93,8 +94,11 @@ def collect(card: DatasetCard, pool: RolloutPool) -> Path:
 
 def is_collected(card: DatasetCard) -> bool:
     """Whether the trajectories lie on disk and were made from this very card."""
-    made_from = read_record(card.minari_id).get("card", {})
-    return _decisive(made_from) == _decisive(json.loads(json.dumps(asdict(card))))
+    if not (minari_folder(card.minari_id) / "data" / "main_data.hdf5").is_file():
+        return False
+    record = read_record(card.minari_id)
+    same_card = _decisive(record.get("card", {})) == _decisive(json.loads(json.dumps(asdict(card))))
+    return same_card and record.get("versions") == installed(load_task(card.task))
 
 
 def _decisive(card: dict[str, Any]) -> dict[str, Any]:
@@ -236,18 +240,17 @@ def _write_clone(path: Path, clone: Clone) -> None:
         for i, weights in enumerate(clone.weights)
         for name, value in weights.items()
     }
-    metadata = {"steps": json.dumps(clone.steps), "success": json.dumps(clone.success)}
-    write_atomically(path, save(tensors, metadata))
+    levels = json.dumps({"steps": clone.steps, "success": clone.success})
+    write_atomically(path, save(tensors, {"levels": levels}))
 
 
 def _read_clone(path: Path) -> Clone:
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata()
+        levels = json.loads(file.metadata()["levels"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    steps: list[int] = json.loads(metadata["steps"])
-    return Clone(_by_level(tensors, len(steps)), steps, json.loads(metadata["success"]))
+    return Clone(_by_level(tensors, len(levels["steps"])), levels["steps"], levels["success"])
 
 
 def _by_level(tensors: dict[str, np.ndarray], levels: int) -> list[Weights]:

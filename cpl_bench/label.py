@@ -70,7 +70,10 @@ def is_labelled(card: DatasetCard) -> bool:
     path = preference_path(card)
     if not path.is_file():
         return False
-    info = load_preferences(path).info
+    try:
+        info = load_preferences(path).info
+    except UserError:  # damaged: to be made again
+        return False
     return (
         info.source_hash == read_record(card.minari_id).get("content_hash")
         and info.annotator == card.label.annotator

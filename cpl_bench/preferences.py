@@ -241,8 +241,7 @@ def draw_segments(
 def _parse_info(metadata: dict[str, str], path: Path) -> PreferenceInfo:
     if _METADATA_KEY not in metadata:
         raise UserError(
-            f"{path}: expected a preference file of cpl_bench, got another program's .safetensors. "
-            "`cpl-bench import` reads other people's formats."
+            f"{path}: expected a preference file of cpl_bench, got another program's .safetensors."
         )
     try:
         table = json.loads(metadata[_METADATA_KEY])

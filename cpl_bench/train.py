@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -120,15 +121,14 @@ def train(
         start_step, state = folder.read_state()
         learner.load_state(state)
         say(f"Resuming {folder.path} at step {start_step}.")
-    monitor = _Monitor(folder, pool, record, options)
     pauses = _pauses(options.evaluate_every, config.steps)
     label = f"training {record['method']} on {dataset}"
-    for pause in fit(phases, sampler.draw, pauses, device, start_step, label):
-        monitor.note(pause)
-        if pause.step % options.evaluate_every == 0 or pause.step == config.steps:
-            monitor.checkpoint(pause.step, learner.weights())
-            folder.write_state(pause.step, learner.state())
-    monitor.close()
+    with closing(_Monitor(folder, pool, record, options)) as monitor:
+        for pause in fit(phases, sampler.draw, pauses, device, start_step, label):
+            monitor.note(pause)
+            if pause.step % options.evaluate_every == 0 or pause.step == config.steps:
+                monitor.checkpoint(pause.step, learner.weights())
+                folder.write_state(pause.step, learner.state())
     return folder.path
 
 

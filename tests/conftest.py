@@ -1,5 +1,7 @@
 """What tests share: shapes are checked while they run, and one small dataset is made once."""
 
+# ruff: noqa: E402 (the hook must come before what it hooks)
+
 import os
 
 import pytest

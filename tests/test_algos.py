@@ -292,7 +292,9 @@ def test_bc_weight_pulls_towards_the_preferred_actions():
     assert costs[1] < 0.9 * costs[0]
 
 
-@pytest.mark.parametrize("settings", [{"lam": 0.0}, {"lam": 1.1}, {"alpha": 0.0}, {"bc_weight": -1}])
+@pytest.mark.parametrize(
+    "settings", [{"lam": 0.0}, {"lam": 1.1}, {"alpha": 0.0}, {"bc_weight": -1}]
+)
 def test_cpl_refuses_what_cannot_be(settings):
     with pytest.raises(UserError, match=next(iter(settings)).replace("_", "-")):
         configured("cpl", "laptop", settings)
@@ -449,7 +451,7 @@ def test_preferences_teach_more_than_imitation_does(name, dots, pool, imitation)
 def test_good_data_are_imitated_well(name, dots, pool, tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     card = dots[0]
-    behaviour = replace(card.behaviour, levels=(1.0,), demonstrations=20, action_noise=0.2)
-    good = replace(card, name="good", episodes=60, behaviour=behaviour)
+    behaviour = replace(card.behaviour, levels=(1.0,), clone_steps=120, demonstrations=20)
+    good = replace(card, name="good", behaviour=behaviour)
     collect(good, pool)
-    assert success_of(name, label(good, pool), pool) >= 0.95
+    assert success_of(name, label(good, pool), pool) >= 0.9

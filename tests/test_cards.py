@@ -215,7 +215,7 @@ DATASET_MISTAKES = {
     "level above one": ("[0.3, 0.6]", "[0.3, 60]", "behaviour.levels", "[0, 1]"),
     "level that is no number": ("[0.3, 0.6]", "[nan]", "behaviour.levels", "[0, 1]"),
     "band upside down": ("[0.2, 0.7]", "[0.7, 0.2]", "behaviour.success_band", "[low, high]"),
-    "negative noise": ("levels", "action_noise = -0.1\nlevels", "noise", "negative"),
+    "negative noise": ("levels", "action_noise = -0.1\nlevels", "noise", "[0, 10]"),
     "one segment": ("count = 20", "count = 1", "segments.count", "at least 2"),
     "empty segments": ("length = 16", "length = 0", "segments.length", "at least 1"),
     "segment longer than the horizon": (

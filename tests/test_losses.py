@@ -112,11 +112,10 @@ def test_the_loss_of_all_pairs_is_the_mean_over_them_one_by_one(rng, lam):
     for member in range(S):
         total = 0.0
         for i, j in pairs:
-            score = [
-                ALPHA * -((means[member, x] - actions[member, x]) ** 2).sum() for x in (i, j)
-            ]
-            if_first, if_second = softplus(lam * score[1] - score[0]), softplus(
-                lam * score[0] - score[1]
+            score = [ALPHA * -((means[member, x] - actions[member, x]) ** 2).sum() for x in (i, j)]
+            if_first, if_second = (
+                softplus(lam * score[1] - score[0]),
+                softplus(lam * score[0] - score[1]),
             )
             if truth[member, i] > truth[member, j]:
                 total += if_first

@@ -296,7 +296,9 @@ with RolloutPool(2) as pool:
 """
 
 
-@pytest.mark.parametrize("how", ["SIGINT to the group", "SIGINT to the parent", "SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize(
+    "how", ["SIGINT to the group", "SIGINT to the parent", "SIGTERM", "SIGKILL"]
+)
 def test_workers_leave_with_their_parent(how):
     process = subprocess.Popen(
         [sys.executable, "-c", ENDLESS],

@@ -7,7 +7,14 @@ import pytest
 
 from cpl_bench.cards import Label, TaskCard, load_task
 from cpl_bench.rollouts import EXPERT, EpisodeRules, RolloutPool
-from cpl_bench.scorers import SCORERS, SegmentSet, partial_return, regret, return_regret, segments_of
+from cpl_bench.scorers import (
+    SCORERS,
+    SegmentSet,
+    partial_return,
+    regret,
+    return_regret,
+    segments_of,
+)
 from cpl_bench.sources.minari import TrajectorySet
 from cpl_bench.tasks import make_task
 
@@ -169,9 +176,7 @@ def test_return_regret_by_hand(noisy, drawer, simulator, pool):
     values = []
     for state in (10, 10 + LENGTH):
         simulator.set_state(noisy.states[state])
-        values.append(
-            sum(simulator.step(simulator.expert_action())[1] for _ in range(60 - state))
-        )
+        values.append(sum(simulator.step(simulator.expert_action())[1] for _ in range(60 - state)))
     found = return_regret(cut([noisy], [(0, 10)]), short, CAP, pool)
     assert found.item() == pytest.approx(rewards + values[1] - values[0], abs=1e-9)
 
@@ -210,9 +215,7 @@ def test_segments_of_flat_rows_lie_in_their_episodes(experts, noisy):
     starts = np.array([0, lengths[0] - 5, lengths[0], sum(lengths[:2]), sum(lengths) - 5])
     segments = segments_of(source, starts, 5)
     assert segments.episodes.tolist() == [0, 0, 1, 2, 2]
-    for episode, offset, start in zip(
-        segments.episodes, segments.offsets, starts, strict=True
-    ):
+    for episode, offset, start in zip(segments.episodes, segments.offsets, starts, strict=True):
         np.testing.assert_array_equal(
             source.trajectories[episode].rewards[offset : offset + 5], flat[start : start + 5]
         )

@@ -107,8 +107,6 @@ def write_trajectories(
                 env=spec(task.env_id),
                 algorithm_name="a clone of the scripted expert, stopped at several levels",
                 author="cpl_bench",
-                author_email="none",
-                code_permalink="cpl_bench",
                 description=f"Behaviour data of {task.name} for preference learning.",
                 requirements=[f"{name}=={wanted}" for name, wanted in installed(task).items()],
                 data_format="hdf5",
@@ -118,9 +116,15 @@ def write_trajectories(
             )
             dataset.storage.update_metadata({"cpl_bench": json.dumps(record, sort_keys=True)})
         target.parent.mkdir(parents=True, exist_ok=True)
+        replaced = staging / "replaced"
         if target.exists():
-            target.rename(staging / "replaced")
-        (staging / minari_id).rename(target)
+            target.rename(replaced)
+        try:
+            (staging / minari_id).rename(target)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(target)
+            raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
