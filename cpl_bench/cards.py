@@ -5,6 +5,7 @@ package. A key that is missing, unknown or of the wrong type is an error that na
 """
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from cpl_bench.errors import UserError, unknown_name
 from cpl_bench.tables import build, read_toml
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+NAME = re.compile(r"[A-Za-z0-9_-]+")
 WHEEL_CARDS = Path(__file__).resolve().parent / "_cards"
 
 
@@ -209,6 +211,14 @@ def load_experiment(name: str) -> Experiment:
     return build(Experiment, _named(path.parent.name, path), path)
 
 
+def experiment_folder(name: str) -> Path | None:
+    """Where an experiment's evidence is published: its own folder, if it can be written to."""
+    for folder in (Path(name), CHECKOUT / "results" / name):
+        if (folder / "experiment.toml").is_file():
+            return folder
+    return None
+
+
 def data_root() -> Path:
     """Where datasets are written and looked for: $MINARI_DATASETS_PATH, else `datasets/`."""
     chosen = os.environ.get("MINARI_DATASETS_PATH")
@@ -240,15 +250,24 @@ def _named(name: str, path: Path) -> dict[str, Any]:
 
 
 def _check_dataset_card(card: DatasetCard, path: Path) -> None:
-    low, high = card.behaviour.success_band
+    behaviour = card.behaviour
+    low, high = behaviour.success_band
     horizon, length = load_task(card.task).horizon_steps, card.segments.length
     problems = {
+        "a card's name is made of letters, digits, - and _": not NAME.fullmatch(card.name),
         "episodes must be at least 1": card.episodes < 1,
-        "behaviour.levels must name at least one success rate": not card.behaviour.levels,
-        "behaviour.levels must lie in [0, 1]": any(not 0 <= x <= 1 for x in card.behaviour.levels),
+        "seed and stop_steps_after_success must not be negative": (
+            min(card.seed, card.stop_steps_after_success) < 0
+        ),
+        "behaviour.demonstrations, clone_steps and probe_episodes must be at least 1": (
+            min(behaviour.demonstrations, behaviour.clone_steps, behaviour.probe_episodes) < 1
+        ),
+        "label.cap_steps must be at least 1": card.label.cap_steps < 1,
+        "behaviour.levels must name at least one success rate": not behaviour.levels,
+        "behaviour.levels must lie in [0, 1]": any(not 0 <= x <= 1 for x in behaviour.levels),
         "behaviour.success_band must be [low, high] within [0, 1]": not 0 <= low < high <= 1,
         "behaviour noise must lie in [0, 10]": not (
-            0 <= card.behaviour.action_noise <= 10 and 0 <= card.behaviour.demonstration_noise <= 10
+            0 <= behaviour.action_noise <= 10 and 0 <= behaviour.demonstration_noise <= 10
         ),
         "segments.count must be at least 2": card.segments.count < 2,
         "segments.length must be at least 1": card.segments.length < 1,

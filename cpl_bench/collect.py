@@ -72,6 +72,7 @@ def collect(card: DatasetCard, pool: RolloutPool) -> Path:
     )
     record = {
         "card": asdict(card),
+        "recipe": recipe(card) | {"episodes": card.episodes},
         "content_hash": content_hash(trajectories),
         "levels": [
             {"wanted": wanted, "step": step, "measured": success}
@@ -93,34 +94,33 @@ def collect(card: DatasetCard, pool: RolloutPool) -> Path:
 
 
 def is_collected(card: DatasetCard) -> bool:
-    """Whether the trajectories lie on disk and were made from this very card."""
+    """Whether the trajectories lie on disk and were made by this very recipe."""
     if not (minari_folder(card.minari_id) / "data" / "main_data.hdf5").is_file():
         return False
-    record = read_record(card.minari_id)
-    same_card = _decisive(record.get("card", {})) == _decisive(json.loads(json.dumps(asdict(card))))
-    return same_card and record.get("versions") == installed(load_task(card.task))
+    made_by = read_record(card.minari_id).get("recipe")
+    return made_by == recipe(card) | {"episodes": card.episodes}
 
 
-def _decisive(card: dict[str, Any]) -> dict[str, Any]:
-    """What of a card decides its trajectories."""
-    free = ("name", "description", "segments", "label")
-    kept = {key: value for key, value in card.items() if key not in free}
-    return kept | {"behaviour": {**kept.get("behaviour", {}), "success_band": None}}
+def recipe(card: DatasetCard) -> dict[str, Any]:
+    """Everything that decides the clone of a card, as JSON has it."""
+    task = load_task(card.task)
+    decisive = {
+        "behaviour": asdict(card.behaviour) | {"success_band": None},
+        "rules": [card.seed, card.stop_steps_after_success, card.minimum_steps],
+        "task": [task.suite, task.source_id, task.horizon_steps, installed(task)],
+        "version": CLONE_VERSION,
+    }
+    return json.loads(json.dumps(decisive))
 
 
 def make_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
     """The clone of a card's recipe: read where a card of the same recipe has left it."""
-    recipe = {
-        "behaviour": asdict(card.behaviour) | {"success_band": None},
-        "rules": [card.seed, card.stop_steps_after_success, card.minimum_steps],
-        "task": [task.env_id, task.horizon_steps, installed(task)],
-        "version": CLONE_VERSION,
-    }
-    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps(recipe(card), sort_keys=True).encode()).hexdigest()[:12]
     path = data_root() / "clones" / f"{card.task}-{key}.safetensors"
-    if not path.is_file():
-        _write_clone(path, _train_clone(card, task, pool))
     clone = _read_clone(path)
+    if clone is None:
+        clone = _train_clone(card, task, pool)
+        _write_clone(path, clone)
     for wanted, step, success in zip(
         card.behaviour.levels, clone.steps, clone.success, strict=True
     ):
@@ -135,24 +135,26 @@ def _train_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
     from cpl_bench.loop import fit
     from cpl_bench.sampler import TransitionSampler
 
-    recipe = card.behaviour
+    behaviour = card.behaviour
     demonstrations = pool.episodes(
         task,
-        episode_seeds("demonstrations", recipe.demonstrations, card.seed),
-        [EXPERT] * recipe.demonstrations,
+        episode_seeds("demonstrations", behaviour.demonstrations, card.seed),
+        [EXPERT] * behaviour.demonstrations,
         [],
-        EpisodeRules(recipe.demonstration_noise, card.stop_steps_after_success, card.minimum_steps),
+        EpisodeRules(
+            behaviour.demonstration_noise, card.stop_steps_after_success, card.minimum_steps
+        ),
         label="demonstrations",
     )
     observations = np.concatenate([each.observations[:-1] for each in demonstrations])
     actions = np.concatenate([each.actions for each in demonstrations])
     device = torch.device("cpu")
-    config = SFTConfig(LEARNING_RATE, HIDDEN, 0.0, recipe.clone_steps, recipe.clone_steps)
+    config = SFTConfig(LEARNING_RATE, HIDDEN, 0.0, behaviour.clone_steps, behaviour.clone_steps)
     algorithm = SFT(config, observations.shape[1], actions.shape[1], [card.seed], device)
     sampler = TransitionSampler(observations, actions, [card.seed], BATCH_TRANSITIONS, device)
     search = _LevelSearch(card, task, pool)
-    pauses = _geometric(recipe.clone_steps)
-    phases = algorithm.phases(recipe.clone_steps)
+    pauses = _geometric(behaviour.clone_steps)
+    phases = algorithm.phases(behaviour.clone_steps)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums, and so the data, would depend on the number of processors
     try:
@@ -162,7 +164,7 @@ def _train_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
                 break
     finally:
         torch.set_num_threads(threads)
-    chosen = [search.nearest(level) for level in recipe.levels]
+    chosen = [search.nearest(level) for level in behaviour.levels]
     return Clone(
         [search.policies[i] for i in chosen],
         [search.steps[i] for i in chosen],
@@ -244,12 +246,16 @@ def _write_clone(path: Path, clone: Clone) -> None:
     write_atomically(path, save(tensors, {"levels": levels}))
 
 
-def _read_clone(path: Path) -> Clone:
-    from safetensors import safe_open
+def _read_clone(path: Path) -> Clone | None:
+    """None if there is none, or a damaged one."""
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, framework="numpy") as file:
-        levels = json.loads(file.metadata()["levels"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, framework="numpy") as file:
+            levels = json.loads(file.metadata()["levels"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
     return Clone(_by_level(tensors, len(levels["steps"])), levels["steps"], levels["success"])
 
 

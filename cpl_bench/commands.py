@@ -5,6 +5,7 @@ Annotations are evaluated here and now (tyro reads them), imports of substance w
 
 import shlex
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -201,7 +202,7 @@ def sweep(experiment: Name, /, workers: int = 0) -> None:
         experiment: a folder such as results/quickstart, or its name.
         workers: rollout processes; 0 for one a processor.
     """
-    from cpl_bench.cards import load_experiment
+    from cpl_bench.cards import experiment_folder, load_experiment
     from cpl_bench.rollouts import RolloutPool
     from cpl_bench.sweep import publish, run_experiment
 
@@ -210,8 +211,11 @@ def sweep(experiment: Name, /, workers: int = 0) -> None:
     with RolloutPool(workers or None) as pool:
         result = run_experiment(loaded, out, pool)
     print(f"\n{_table(result.rows)}\n")
-    if (Path(experiment) / "experiment.toml").is_file():
-        publish(loaded, out, Path(experiment))
+    folder = experiment_folder(experiment)
+    if folder is None:
+        print(f"Not published: no checkout of results/{loaded.name} here. Everything is in {out}.")
+    else:
+        publish(loaded, out, folder)
 
 
 def _train(words: Sequence[str]) -> None:
@@ -256,7 +260,7 @@ def _train(words: Sequence[str]) -> None:
         """
         from cpl_bench.rollouts import RolloutPool
         from cpl_bench.sweep import find_preferences
-        from cpl_bench.train import TrainOptions, algorithm_of, choose_device
+        from cpl_bench.train import EVALUATE_EVERY, TrainOptions, algorithm_of, choose_device
         from cpl_bench.train import train as fit
 
         if seeds < 1 or episodes < 1 or evaluate_every < 0:
@@ -264,7 +268,7 @@ def _train(words: Sequence[str]) -> None:
                 "--seeds and --episodes must be at least 1, --evaluate-every at least 0."
             )
         choose_device(device)  # refuse before data are made
-        every = {"paper": 5000, "laptop": 500}[_preset(words)]
+        every = EVALUATE_EVERY[_preset(words)]
         options = TrainOptions(
             seeds=tuple(range(seeds)),
             device=device,
@@ -286,12 +290,11 @@ def _train(words: Sequence[str]) -> None:
 
 def _preset(words: Sequence[str]) -> str:
     """What --preset says: it decides the defaults that the rest of the line is read with."""
-    for i, word in enumerate(words):
-        value = word.partition("=")[2] if word.startswith("--preset=") else ""
-        if word == "--preset" and i + 1 < len(words):
-            value = words[i + 1]
-        if value in ("laptop", "paper"):
-            return value
+    options = dict(pairwise([part for word in words for part in word.split("=", 1)]))
+    if options.get("--preset") in ("laptop", "paper"):
+        return options["--preset"]
+    if options.get("--device", "auto").startswith("cpu"):
+        return "laptop"
     import torch
 
     return "paper" if torch.cuda.is_available() else "laptop"

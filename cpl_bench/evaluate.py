@@ -73,13 +73,15 @@ def film(run: Path, checkpoint: int | None = None, path: Path | None = None) -> 
     record = folder.read()
     step, stacked = _checkpoint(folder, checkpoint)
     weights = member_weights(stacked)
-    source = folder.final if folder.final.exists() else folder.evaluations
-    rates = by_seed(read_evaluations(source)) if source.exists() else {}
+    last = step == folder.checkpoint_steps()[-1]
+    source = folder.final if last and folder.final.exists() else folder.evaluations
+    rows = read_evaluations(source) if source.exists() else {}
+    here = {name: values[rows["step"] == step] for name, values in rows.items()}
+    rates = by_seed(here) if rows else {}
     best = max(range(len(weights)), key=lambda i: rates.get(record["seeds"][i], 0.0))
     path = path or run / f"rollout-{step}.webp"
     frames = _render(load_task(record["task"]), weights[best], record["seeds"][best])
     if frames is None:
-        say(RENDER_HINT)
         return None
     _write_webp(path, frames)
     say(f"Filmed {record['method']} (seed {record['seeds'][best]}) → {path}")
@@ -115,6 +117,7 @@ def _render(task: TaskCard, weights: Weights, seed: int) -> list[np.ndarray] | N
     import os
 
     chosen = os.environ.get("MUJOCO_GL")
+    problem = ""
     for backend in [chosen] if chosen else ["egl", "osmesa"]:
         frames = None
         try:
@@ -123,9 +126,11 @@ def _render(task: TaskCard, weights: Weights, seed: int) -> list[np.ndarray] | N
                     frames, success = pool.render(task, episode_seed, weights, FRAME_SKIP)
                     if success:
                         break
-        except RuntimeError:
+        except RuntimeError as failure:
+            problem = str(failure).strip().splitlines()[-1]
             continue
         return frames
+    say(f"{RENDER_HINT} ({problem})")
     return None
 
 

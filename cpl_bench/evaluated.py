@@ -152,7 +152,7 @@ _FACTS = {
     "algorithm": ("a name", _is_name),
     "seeds": ("a list of different whole numbers", _is_seeds),
     "steps": ("a whole number", _is_count),
-    "command": ("a command line", _is_name),
+    "command": ("text", lambda x: isinstance(x, str)),
     "behaviour_success": ("a rate from 0 to 1 or null", lambda x: x is None or _is_rate(x)),
     "phases": ("a list of [name, steps]", _is_phases),
     "versions": ("a table of versions", lambda x: isinstance(x, dict)),

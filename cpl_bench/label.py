@@ -6,8 +6,6 @@ into an answer. Dense data keep only the scores; sparse data compare segment 2i 
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -52,8 +50,8 @@ def with_options(
         UserError: an unknown scorer or annotator, or numbers that cannot be.
     """
     cut = Segments(
-        segments or card.segments.count,
-        segment_length or card.segments.length,
+        card.segments.count if segments is None else segments,
+        card.segments.length if segment_length is None else segment_length,
         pairs or card.segments.pairs,  # type: ignore[arg-type]
     )
     label = replace(
@@ -61,7 +59,7 @@ def with_options(
         scorer=scorer or card.label.scorer,
         annotator=annotator or card.label.annotator,
     )
-    _check(cut, label)
+    check_labelling(card.task, cut, label)
     return replace(card, segments=cut, label=label)
 
 
@@ -89,7 +87,7 @@ def label(card: DatasetCard, pool: RolloutPool) -> Path:
         UserError: no trajectories, an unknown scorer or annotator, or segments longer than every
             episode.
     """
-    _check(card.segments, card.label)
+    check_labelling(card.task, card.segments, card.label)
     task, cut = load_task(card.task), card.segments
     source = read_trajectories(card.minari_id)
     starts = draw_segments(
@@ -129,7 +127,7 @@ def _assemble(
         scorer_settings=_settings(card.label),
         seeds={"segments": card.seed},
         versions=packages | installed(load_task(card.task)),
-        command=shlex.join(["cpl-bench", *sys.argv[1:]]),
+        command=_command(card),
     )
     trajectories = source.trajectories
     return Preferences(
@@ -147,11 +145,26 @@ def _assemble(
     )
 
 
+def _command(card: DatasetCard) -> str:
+    """The command line that makes the same file."""
+    cut = card.segments
+    return (
+        f"cpl-bench label {card.name} --scorer {card.label.scorer} "
+        f"--annotator {card.label.annotator} --segments {cut.count} "
+        f"--segment-length {cut.length} --pairs {cut.pairs}"
+    )
+
+
 def _settings(label: Label) -> dict[str, int]:
     return {"cap_steps": asdict(label)["cap_steps"]} if label.scorer == "regret" else {}
 
 
-def _check(cut: Segments, label: Label) -> None:
+def check_labelling(task: str, cut: Segments, label: Label) -> None:
+    """Refuse what cannot be labelled, before anything is collected for it.
+
+    Raises:
+        UserError: an unknown scorer or annotator, or segments that no episode holds.
+    """
     if label.scorer not in SCORERS:
         raise unknown_name("scorer", label.scorer, SCORERS)
     if label.annotator not in ANNOTATORS:
@@ -159,4 +172,9 @@ def _check(cut: Segments, label: Label) -> None:
     if cut.count < 2 or cut.length < 1:
         raise UserError(
             f"Expected at least 2 segments of at least 1 step, not {cut.count} of {cut.length}."
+        )
+    horizon = load_task(task).horizon_steps
+    if cut.length > horizon:
+        raise UserError(
+            f"A segment of {cut.length} steps is longer than an episode of {task}, {horizon} steps."
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cpl_bench.cards import dataset_names, load_dataset_card, load_task, task_names
+from cpl_bench.errors import UserError
 from cpl_bench.label import preference_path
+from cpl_bench.runs import RunFolder
 
 
 def tasks() -> Iterator[str]:
@@ -47,7 +48,11 @@ def scorers() -> Iterator[str]:
 def runs() -> Iterator[str]:
     """Run folders below runs/, with their progress."""
     for path in sorted(Path("runs").rglob("run.json")):
-        record = json.loads(path.read_text())
+        try:
+            record = RunFolder(path.parent).read()
+        except UserError as problem:
+            yield str(problem)
+            continue
         steps = [int(each.stem) for each in path.parent.glob("checkpoints/[0-9]*.safetensors")]
         reached = max(steps, default=0)
         yield f"{path.parent!s:<47}{record['method']:<16}step {reached} of {record['steps']}"

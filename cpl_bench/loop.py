@@ -43,8 +43,7 @@ def fit(
     """
     wanted = set(pauses)
     step, phase_end = 0, 0
-    with progress_bar(label, sum(phase.steps for phase in phases)) as bar:
-        bar.update(start_step)
+    with progress_bar(label, sum(phase.steps for phase in phases), start_step) as bar:
         for phase in phases:
             step, phase_end = phase_end, phase_end + phase.steps
             sums: dict[str, Tensor] = {}

@@ -15,11 +15,32 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cpl_bench.errors import UserError
 from cpl_bench.interface import Metrics, PreferenceBatch
 from cpl_bench.losses import fixed_variance_log_prob
 from cpl_bench.random_bits import member_keys, random_bytes
 
 DROPOUT_STREAM = 1  # + the layer's number
+
+
+def check_training(config: Any) -> None:
+    """Refuse settings, common to all methods, that cannot be trained with.
+
+    Raises:
+        UserError: the first that is wrong.
+    """
+    wanted = {
+        "dropout": ("in [0, 1)", 0 <= config.dropout < 1),
+        "hidden": ("positive widths", all(width >= 1 for width in config.hidden)),
+        "learning_rate": ("positive", 0 < config.learning_rate < float("inf")),
+        "steps": ("at least 1", config.steps >= 1),
+        "clone_steps": (f"in [0, {config.steps}]", 0 <= config.clone_steps <= config.steps),
+        "segments_per_batch": ("at least 2", config.segments_per_batch >= 2),
+    }
+    for name, (allowed, holds) in wanted.items():
+        if not holds:
+            value = getattr(config, name)
+            raise UserError(f"--{name.replace('_', '-')} must be {allowed}, not {value}.")
 
 
 class Policy:

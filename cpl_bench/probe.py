@@ -21,13 +21,13 @@ from cpl_bench.loop import fit
 from cpl_bench.preferences import load_preferences
 from cpl_bench.rollouts import EXPERT, EpisodeRules, RolloutPool
 from cpl_bench.sampler import PreferenceSampler
-from cpl_bench.seeds import episode_seeds
+from cpl_bench.seeds import episode_seeds, training_seeds
 
 EXPERT_EPISODES = 100
 MINIMUM_EXPERT = 0.9
 MAXIMUM_GAIN = 0.2
 SEEDS = (0, 1)
-EPISODES_PER_SEED = 50
+EPISODES = 25  # a seed in each evaluation
 EVALUATIONS = 4  # of the second half of training; their mean is SFT's success
 
 HEADER = """\
@@ -100,20 +100,20 @@ def probe(card: DatasetCard, preference_file: Path, behaviour: float, pool: Roll
     config = entry.presets["laptop"]
     device = torch.device("cpu")
     sizes = preferences.observations.shape[1], preferences.actions.shape[1]
-    learner = entry.build(config, *sizes, SEEDS, device)
-    sampler = PreferenceSampler(preferences, SEEDS, config.segments_per_batch, device)
+    members = training_seeds(SEEDS)
+    learner = entry.build(config, *sizes, members, device)
+    sampler = PreferenceSampler(preferences, members, config.segments_per_batch, device)
     pauses = [config.steps - i * config.steps // (2 * EVALUATIONS) for i in range(EVALUATIONS)]
     rates: list[float] = []
     for pause in fit(learner.phases(config.steps), sampler.draw, pauses, device, label="SFT probe"):
         if pause.step in pauses:
-            count = EPISODES_PER_SEED // 2
-            own = [episode_seeds("monitoring", count, pause.step, seed) for seed in SEEDS]
+            own = [episode_seeds("monitoring", EPISODES, pause.step, seed) for seed in SEEDS]
             rows = assess(
                 pool, task, learner.weights(), SEEDS, own, pause.step, f"SFT, step {pause.step}"
             )
             rates.extend(by_seed(rows).values())
     sft = float(np.mean(rates))
-    error = float(np.sqrt(sft * (1 - sft) / (len(rates) * (EPISODES_PER_SEED // 2))))
+    error = float(np.sqrt(sft * (1 - sft) / (len(rates) * EPISODES)))
     succeeded = float(np.mean([episode.succeeded for episode in expert]))
     return Probe(card, behaviour, succeeded, sft, error)
 

@@ -208,7 +208,7 @@ def _definitions(runs: list[EvaluatedRun], rows: tuple[TableRow, ...]) -> str:
 
 
 def _commands(runs: list[EvaluatedRun]) -> str:
-    lines = [f"{run.command}  # {run.method} on {run.dataset}" for run in runs]
+    lines = [f"{run.command or '(from Python)'}  # {run.method} on {run.dataset}" for run in runs]
     return "\n".join(["```sh", *lines, "```"])
 
 

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cpl_bench.cards import TaskCard
+from cpl_bench.errors import UserError
 from cpl_bench.progress import progress_bar
 from cpl_bench.worker import EXPERT, EpisodeRules, Trajectory, Weights
 
@@ -27,6 +28,11 @@ __all__ = ["EXPERT", "EpisodeRules", "RolloutPool", "Trajectory", "Weights"]
 
 EPISODES_PER_JOB = 5
 TRIES = 3
+SERVE = """\
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+from cpl_bench.worker import main
+main()"""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -63,6 +69,8 @@ class RolloutPool:
         quiet: bool = False,
     ):
         """`workers`: how many, one a processor by default; `quiet`: say nothing of dead ones."""
+        if workers is not None and workers < 1:
+            raise UserError(f"Workers must be at least 1, not {workers}; 0 is one a processor.")
         self.workers = workers or _processors()
         self._quiet = quiet
         self._environment = {**os.environ, **ONE_THREAD, **(environment or {})}
@@ -120,16 +128,16 @@ class RolloutPool:
         self,
         card: TaskCard,
         function: str,
-        arguments: Iterable[dict[str, Any]],
+        arguments: Mapping[str, dict[str, Any]],
         label: str = "forks",
     ) -> list[np.ndarray]:
-        """Call a state-wise function of `cpl_bench.worker` once for each of `arguments`.
+        """Call a state-wise function of `cpl_bench.worker` once for each of the named `arguments`.
 
         Put states of one episode into one call: a change of episode costs a simulator reset.
         """
         jobs = [
-            _Job(i, function, {"card": card, **each}, len(each["states"]), card.name)
-            for i, each in enumerate(arguments)
+            _Job(i, function, {"card": card, **each}, len(each["states"]), f"{card.name}, {name}")
+            for i, (name, each) in enumerate(arguments.items())
         ]
         return self._run(jobs, label)
 
@@ -159,6 +167,8 @@ class RolloutPool:
                         except (EOFError, ConnectionResetError):
                             waiting.appendleft(self._bury(worker, job))
                             continue
+                        if isinstance(problem, UserError):
+                            raise problem
                         if problem:
                             raise RuntimeError(f"A rollout failed ({job.about}):\n{problem}")
                         worker.job = None
@@ -186,8 +196,7 @@ class RolloutPool:
 
     def _start(self) -> _Worker:
         ours, theirs = Pipe()
-        serve = "from cpl_bench.worker import main; main()"  # under its own name, for pickle
-        command = [sys.executable, "-c", serve, str(theirs.fileno())]
+        command = [sys.executable, "-c", SERVE, str(theirs.fileno())]
         process = subprocess.Popen(
             command,
             pass_fds=[theirs.fileno()],

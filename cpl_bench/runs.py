@@ -65,7 +65,7 @@ class RunFolder:
             UserError: this is no run folder.
         """
         try:
-            return json.loads((self.path / "run.json").read_text())
+            record = json.loads((self.path / "run.json").read_text())
         except FileNotFoundError:
             raise UserError(
                 f"{self.path} is no run folder: it has no run.json. "
@@ -73,6 +73,11 @@ class RunFolder:
             ) from None
         except (OSError, ValueError) as problem:
             raise UserError(f"{self.path / 'run.json'} cannot be read: {problem}.") from None
+        needed = ("dataset", "task", "method", "seeds", "steps")
+        missing = [key for key in needed if not isinstance(record, dict) or key not in record]
+        if missing:
+            raise UserError(f"{self.path / 'run.json'} lacks {', '.join(missing)}; train again.")
+        return record
 
     def write(self, record: Mapping[str, Any]) -> None:
         write_atomically(self.path / "run.json", json.dumps(record, indent=2) + "\n")

@@ -77,7 +77,7 @@ def regret(segments: SegmentSet, task: TaskCard, label: Label, pool: RolloutPool
         task,
         pool,
         "expert_steps_to_success",
-        lambda episode, states: {"cap_steps": label.cap_steps},
+        lambda states: {"cap_steps": label.cap_steps},
         skip=lambda states: states >= success_state,
     )
     return -(spent + at_end - at_start)
@@ -92,7 +92,7 @@ def return_regret(
         task,
         pool,
         "expert_returns",
-        lambda episode, states: {"horizons": np.maximum(task.horizon_steps - states, 0)},
+        lambda states: {"horizons": np.maximum(task.horizon_steps - states, 0)},
         skip=lambda states: states >= task.horizon_steps,
     )
     return partial_return(segments, task, label, pool) + at_end - at_start
@@ -113,7 +113,7 @@ def _at_both_ends(
     task: TaskCard,
     pool: RolloutPool,
     function: str,
-    settings: Callable[[int, np.ndarray], dict[str, object]],
+    settings: Callable[[np.ndarray], dict[str, object]],
     skip: Callable[[np.ndarray], np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
     """An expert's value of the segments' first and last states, 0 where `skip` says so.
@@ -128,10 +128,13 @@ def _at_both_ends(
             if not known:
                 wanted.setdefault(int(episode), set()).add(int(state))
     numbers = {episode: np.array(sorted(states)) for episode, states in sorted(wanted.items())}
-    calls = [
-        {"states": segments.trajectories[episode].states[states], **settings(episode, states)}
+    calls = {
+        f"episode {episode} (seed {segments.trajectories[episode].seed})": {
+            "states": segments.trajectories[episode].states[states],
+            **settings(states),
+        }
         for episode, states in numbers.items()
-    ]
+    }
     results = pool.forks(task, function, calls, label=f"expert rollouts on {task.name}")
     rolled = {
         (episode, int(state)): float(value)

@@ -1,5 +1,7 @@
 """Episode seeds: every use has a stream of its own, so no use ever meets another's episodes."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 STREAMS = {
@@ -11,12 +13,18 @@ STREAMS = {
     "monitoring": 6,  # evaluation while training
     "test": 7,  # evaluation of a finished run: never looked at before
     "expert probe": 8,
+    "training": 9,  # a member's initial weights, batches and dropout
 }
 
 
 def generator(stream: str, *key: int) -> np.random.Generator:
     """A generator for one use; `key` are the seeds that decide it, all non-negative."""
     return np.random.default_rng([STREAMS[stream], *key])
+
+
+def training_seeds(members: Sequence[int]) -> list[int]:
+    """One seed for each member number, unlike any that a dataset's clone is trained with."""
+    return [int(generator("training", member).integers(2**62)) for member in members]
 
 
 def episode_seeds(stream: str, count: int, *key: int) -> list[int]:

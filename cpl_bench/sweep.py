@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from cpl_bench.cards import DatasetCard, Experiment, Method, load_dataset_card
 from cpl_bench.collect import collect, is_collected
 from cpl_bench.errors import UserError
 from cpl_bench.evaluate import evaluate, film
-from cpl_bench.label import is_labelled, label, preference_path
+from cpl_bench.files import write_atomically
+from cpl_bench.label import check_labelling, is_labelled, label, preference_path
 from cpl_bench.preferences import load_preferences
 from cpl_bench.progress import say
 from cpl_bench.report import ReportResult, report
@@ -35,6 +34,7 @@ def ensure_trajectories(card: DatasetCard, pool: RolloutPool) -> None:
 
 def ensure_preferences(card: DatasetCard, pool: RolloutPool) -> Path:
     """Label, and collect, unless this card's preferences lie on disk."""
+    check_labelling(card.task, card.segments, card.label)
     ensure_trajectories(card, pool)
     if not is_labelled(card):
         say(
@@ -63,22 +63,27 @@ def run_experiment(experiment: Experiment, out: Path, pool: RolloutPool) -> Repo
 
     A run that was cut off is resumed; nothing that is on disk is done again.
     """
-    from cpl_bench.train import TrainOptions, configured, train
+    from cpl_bench.train import EVALUATE_EVERY, TrainOptions, configured, train
 
+    _check(experiment)
+    cards = {name: load_dataset_card(name) for name in experiment.datasets}
+    configs = {
+        method.label: configured(method.algorithm, experiment.preset, method.settings)
+        for method in experiment.methods
+    }
     runs: list[Path] = []
-    for dataset in experiment.datasets:
-        preferences = ensure_preferences(load_dataset_card(dataset), pool)
+    for dataset, card in cards.items():
+        preferences = ensure_preferences(card, pool)
         for method in experiment.methods:
-            config = configured(method.algorithm, experiment.preset, _tuples(method.settings))
+            config = configs[method.label]
             options = TrainOptions(
                 seeds=tuple(range(experiment.seeds)),
                 note=slug(method.label),
                 method=method.label,
                 runs=out,
                 resume=True,
+                evaluate_every=EVALUATE_EVERY[experiment.preset],
             )
-            if experiment.preset == "paper":
-                options = replace(options, evaluate_every=5000)
             command = equivalent_command(experiment, dataset, method)
             run = train(preferences, dataset, method.algorithm, config, options, pool, command)
             evaluate(run, pool, experiment.final_episodes)
@@ -100,13 +105,12 @@ def publish(experiment: Experiment, out: Path, results: Path) -> None:
     if not (results / "experiment.toml").is_file():
         raise UserError(f"{results} is no experiment: it has no experiment.toml.")
     for name in EVIDENCE:
-        shutil.copyfile(out / name, results / name)
+        write_atomically(results / name, (out / name).read_bytes())
     for dataset in experiment.datasets:
         for method in experiment.methods:
             run = Path(dataset) / f"{method.algorithm}-{slug(method.label)}"
-            (results / run).mkdir(parents=True, exist_ok=True)
             for name in RUN_EVIDENCE:
-                shutil.copyfile(out / run / name, results / run / name)
+                write_atomically(results / run / name, (out / run / name).read_bytes())
     say(f"Published {experiment.name} → {results}")
 
 
@@ -125,8 +129,14 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower().replace("λ", "lam")).strip("-")
 
 
-def _tuples(settings: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+def _check(experiment: Experiment) -> None:
+    slugs = [slug(method.label) for method in experiment.methods]
+    if not experiment.datasets or not slugs:
+        raise UserError(f"{experiment.name}: an experiment names at least a dataset and a method.")
+    if len(set(slugs)) < len(slugs):
+        raise UserError(f"{experiment.name}: two methods share a label: {', '.join(slugs)}.")
+    if experiment.seeds < 1 or experiment.final_episodes < 1:
+        raise UserError(f"{experiment.name}: seeds and final_episodes must be at least 1.")
 
 
 def _next_steps(experiment: Experiment) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
@@ -24,9 +25,10 @@ from cpl_bench.progress import say
 from cpl_bench.rollouts import RolloutPool
 from cpl_bench.runs import RunFolder, commit, machine, versions
 from cpl_bench.sampler import PreferenceSampler
-from cpl_bench.seeds import episode_seeds
+from cpl_bench.seeds import episode_seeds, training_seeds
 
 METRICS_PER_EVALUATION = 5
+EVALUATE_EVERY = {"laptop": 500, "paper": 5000}
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class TrainOptions:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."""
     evaluate_every: int = 500
-    """Gradient steps between evaluations; a checkpoint is written at each. The paper's is 5000."""
+    """Gradient steps between evaluations; a checkpoint is written at each."""
     episodes: int = 25
     """Episodes a seed in each evaluation, all of them new."""
     note: str = ""
@@ -80,13 +82,17 @@ def train(
     if algorithm not in ALGOS:
         raise unknown_name("algorithm", algorithm, ALGOS)
     device = choose_device(options.device)
+    if device.type == "cuda":  # sums over comparisons would come in any order
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
     preferences = load_preferences(preference_file)
-    sampler = PreferenceSampler(preferences, options.seeds, config.segments_per_batch, device)
+    seeds = training_seeds(options.seeds)
+    sampler = PreferenceSampler(preferences, seeds, config.segments_per_batch, device)
     learner = ALGOS[algorithm].build(
         config,
         preferences.observations.shape[1],
         preferences.actions.shape[1],
-        options.seeds,
+        seeds,
         device,
     )
     phases = learner.phases(config.steps)
@@ -123,7 +129,7 @@ def train(
         say(f"Resuming {folder.path} at step {start_step}.")
     pauses = _pauses(options.evaluate_every, config.steps)
     label = f"training {record['method']} on {dataset}"
-    with closing(_Monitor(folder, pool, record, options)) as monitor:
+    with closing(_Monitor(folder, pool, record, options, start_step)) as monitor:
         for pause in fit(phases, sampler.draw, pauses, device, start_step, label):
             monitor.note(pause)
             if pause.step % options.evaluate_every == 0 or pause.step == config.steps:
@@ -158,7 +164,12 @@ class _Monitor:
     """Writes what a training shows of itself."""
 
     def __init__(
-        self, folder: RunFolder, pool: RolloutPool, record: dict[str, Any], options: TrainOptions
+        self,
+        folder: RunFolder,
+        pool: RolloutPool,
+        record: dict[str, Any],
+        options: TrainOptions,
+        start_step: int,
     ):
         from torch.utils.tensorboard import SummaryWriter
 
@@ -166,7 +177,7 @@ class _Monitor:
         self.task = load_task(record["task"])
         self.seeds = list(options.seeds)
         self.name = f"{record['method']} on {record['dataset']}"
-        self.board = SummaryWriter(str(folder.path / "tensorboard"))
+        self.board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=start_step + 1)
 
     def note(self, pause: Pause) -> None:
         self.folder.append_metrics(pause.step, pause.phase, self.seeds, pause.metrics)

@@ -6,7 +6,6 @@ inherited socket; the worker leaves when the socket closes.
 
 from __future__ import annotations
 
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cpl_bench.cards import TaskCard
+from cpl_bench.errors import UserError
 from cpl_bench.tasks import Task, make_task
 
 EXPERT = -1
@@ -211,20 +211,21 @@ class _Episode:
 
 def _task(card: TaskCard, place: int) -> Task:
     """The simulator kept for the `place`-th episode of a job, made once."""
-    key = (card.env_id, card.horizon_steps, place)
-    if key not in _TASKS:
-        _TASKS[key] = make_task(card)
-    return _TASKS[key]
+    kind = (card.suite, card.source_id, card.horizon_steps)
+    for other in [key for key in _TASKS if key[0] != kind]:
+        _TASKS.pop(other).close()  # tens of MB each
+    if (kind, place) not in _TASKS:
+        _TASKS[kind, place] = make_task(card)
+    return _TASKS[kind, place]
 
 
-_TASKS: dict[tuple[str, int, int], Task] = {}
+_TASKS: dict[tuple[tuple[str, str, int], int], Task] = {}
 
 
 def main() -> None:
     """Serve jobs from the socket named on the command line until it closes."""
     from multiprocessing.connection import Connection
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     connection = Connection(int(sys.argv[1]))
     try:
         while True:
@@ -233,6 +234,8 @@ def main() -> None:
                 connection.send((number, FUNCTIONS[function](**arguments), None))
             except (BrokenPipeError, EOFError, ConnectionResetError):
                 raise
+            except UserError as mistake:
+                connection.send((number, None, mistake))
             except Exception:
                 connection.send((number, None, traceback.format_exc()))
     except (BrokenPipeError, EOFError, ConnectionResetError):

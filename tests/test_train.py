@@ -18,7 +18,7 @@ from cpl_bench.evaluations import read_evaluations
 from cpl_bench.preferences import load_preferences
 from cpl_bench.runs import RunFolder
 from cpl_bench.sampler import PreferenceSampler
-from cpl_bench.seeds import episode_seeds
+from cpl_bench.seeds import episode_seeds, training_seeds
 from cpl_bench.train import TrainOptions, choose_device, configured, train
 
 SETTINGS = {
@@ -113,9 +113,10 @@ def test_metrics_are_written_between_and_at_evaluations(whole):
 
 def test_metrics_are_means_since_the_pause_before(whole, dots):
     preferences = load_preferences(dots[2])
-    sampler = PreferenceSampler(preferences, (0, 3), 8)
+    members = training_seeds((0, 3))
+    sampler = PreferenceSampler(preferences, members, 8)
     config = configured("cpl", "laptop", CPL_SETTINGS)
-    learner = ALGOS["cpl"].build(config, 6, 2, (0, 3), torch.device("cpu"))
+    learner = ALGOS["cpl"].build(config, 6, 2, members, torch.device("cpu"))
     clone = learner.phases(50)[0]
     losses = [clone.update(sampler.draw(step))["clone_loss"][1].item() for step in range(8)]
     with (whole / "metrics.csv").open() as file:

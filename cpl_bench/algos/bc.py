@@ -14,7 +14,7 @@ import torch
 
 from cpl_bench.interface import Metrics, Phase, PreferenceBatch
 from cpl_bench.losses import of_comparisons, preferred
-from cpl_bench.networks import Policy
+from cpl_bench.networks import Policy, check_training
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,9 @@ class SFTConfig:
     """The first of them clone all segments, the others only preferred ones."""
     segments_per_batch: int = 192
     """Segments a gradient step sees."""
+
+    def __post_init__(self) -> None:
+        check_training(self)
 
 
 PAPER = SFTConfig()

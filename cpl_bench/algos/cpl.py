@@ -24,7 +24,7 @@ from cpl_bench.losses import (
     preferred,
     segment_score,
 )
-from cpl_bench.networks import Policy
+from cpl_bench.networks import Policy, check_training
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,19 @@ class CPLConfig:
     def __post_init__(self) -> None:
         if not 0 < self.lam <= 1:
             raise UserError(f"--lam must lie in (0, 1], not {self.lam}; 1 is plain CPL.")
-        if self.alpha <= 0:
+        if not 0 < self.alpha < float("inf"):
             raise UserError(f"--alpha must be positive, not {self.alpha}.")
-        if self.bc_weight < 0:
+        if not 0 <= self.bc_weight < float("inf"):
             raise UserError(f"--bc-weight must not be negative, not {self.bc_weight}.")
+        if self.warmup_steps < 0:
+            raise UserError(f"--warmup-steps must not be negative, not {self.warmup_steps}.")
+        check_training(self)
 
 
 PAPER = CPLConfig()
 LAPTOP = replace(
     PAPER,
+    lam=0.65,
     learning_rate=3e-4,
     hidden=(256, 256),
     steps=4000,

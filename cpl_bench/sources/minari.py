@@ -73,7 +73,10 @@ def minari_folder(minari_id: str) -> Path:
 def write_trajectories(
     minari_id: str, task: TaskCard, trajectories: Sequence[Trajectory], record: dict[str, Any]
 ) -> Path:
-    """Write a Minari dataset in one step, replacing one of the same id; returns its folder."""
+    """Write a Minari dataset beside, then put it in the place of one of the same id.
+
+    Returns its folder. A kill between the two leaves the old one in `.writing-…` under the root.
+    """
     import minari
     from gymnasium import spec
     from minari.data_collector import EpisodeBuffer

@@ -99,20 +99,20 @@ class MetaWorldTask(gymnasium.Env):
         simulator = self._simulator
         physics = np.empty(self._state_size)
         mujoco.mj_getState(simulator.model, simulator.data, physics, STATE_KIND)
-        return np.concatenate(
-            [physics, self._full_observation, [self._steps], simulator._last_rand_vec]
-        )
+        own = [self._full_observation, [self._steps], self._reward_memory()]
+        return np.concatenate([physics, *own, simulator._last_rand_vec])
 
     def set_state(self, state: np.ndarray) -> np.ndarray:
         """Take up a state of this or another instance; returns its observation."""
-        physics, full, steps, goal = np.split(
-            np.asarray(state, np.float64), np.cumsum([self._state_size, 39, 1])
-        )
+        sizes = [self._state_size, 39, 1, len(self._reward_memory())]
+        physics, full, steps, memory, goal = np.split(np.asarray(state, float), np.cumsum(sizes))
         simulator = self._simulator
         if simulator._last_rand_vec is None or not np.array_equal(goal, simulator._last_rand_vec):
             simulator._freeze_rand_vec, simulator._last_rand_vec = True, goal
             simulator.reset_model()  # places the bodies
             self._settle()
+        if memory.size:
+            self._simulator._target_to_obj_init = float(memory[0]) or None
         mujoco.mj_setState(simulator.model, simulator.data, physics, STATE_KIND)
         mujoco.mj_forward(simulator.model, simulator.data)  # moves the warm start,
         mujoco.mj_setState(simulator.model, simulator.data, physics, STATE_KIND)  # put back here
@@ -141,6 +141,12 @@ class MetaWorldTask(gymnasium.Env):
     def _observation(self) -> np.ndarray:
         full = self._full_observation
         return np.concatenate([full[:18], full[22:]]).astype(np.float32)
+
+    def _reward_memory(self) -> list[float]:
+        """What bin-picking's reward keeps from the first step on; 0 until then."""
+        if not hasattr(self._simulator, "_target_to_obj_init"):
+            return []
+        return [self._simulator._target_to_obj_init or 0.0]
 
     def _settle(self) -> None:
         """Reset once more, from a clean state among placed bodies: nothing of the past remains."""
