@@ -310,7 +310,7 @@ def test_other_trajectories_are_not_labelled(tiny, copied, pool):
 
 def test_a_segment_longer_than_every_episode_is_refused(tiny, copied, pool):
     before = files_below(copied)
-    with pytest.raises(UserError, match="51 steps is longer than the longest episode"):
+    with pytest.raises(UserError, match="51 steps is longer than an episode"):
         label(replace(TINY, segments=Segments(20, 51)), pool)
     assert files_below(copied) == before
 

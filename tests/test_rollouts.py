@@ -99,7 +99,9 @@ def test_states_are_forked_in_order(pointmass, pool):
     (trajectory,) = pool.episodes(
         pointmass, [5], [EXPERT], [], EpisodeRules(keep_states=True), label="one"
     )
-    calls = [{"states": trajectory.states[[i, i + 1]], "cap_steps": 50} for i in range(9)]
+    calls = {
+        f"state {i}": {"states": trajectory.states[[i, i + 1]], "cap_steps": 50} for i in range(9)
+    }
     found = np.array(pool.forks(pointmass, "expert_steps_to_success", calls))
     remaining = trajectory.steps_to_success - np.arange(10)
     assert (remaining > 0).all()

@@ -32,8 +32,7 @@ class CountingPool(RolloutPool):
         self.states = []
 
     def forks(self, card, function, arguments, label="forks"):
-        arguments = list(arguments)
-        self.states += [state for each in arguments for state in each["states"]]
+        self.states += [state for each in arguments.values() for state in each["states"]]
         return super().forks(card, function, arguments, label)
 
 
