@@ -237,6 +237,7 @@ def _train(words: Sequence[str]) -> None:
         evaluate_every: int = 0,
         episodes: int = 25,
         note: str = "",
+        title: str = "",
         runs: Path = Path("runs"),
         resume: bool = False,
         overwrite: bool = False,
@@ -253,6 +254,7 @@ def _train(words: Sequence[str]) -> None:
             evaluate_every: gradient steps between evaluations; 0: 500 (laptop) or 5000 (paper).
             episodes: episodes a seed in each evaluation.
             note: added to the run folder's name.
+            title: the name in tables and figures; the algorithm's own by default.
             runs: where run folders are made.
             resume: continue a run that was cut off.
             overwrite: delete a run of the same name first.
@@ -275,6 +277,7 @@ def _train(words: Sequence[str]) -> None:
             evaluate_every=evaluate_every or every,
             episodes=episodes,
             note=note,
+            method=title,
             runs=runs,
             resume=resume,
             overwrite=overwrite,

@@ -117,7 +117,8 @@ def publish(experiment: Experiment, out: Path, results: Path) -> None:
 def equivalent_command(experiment: Experiment, dataset: str, method: Method) -> str:
     """The `train` command that makes the same run by hand."""
     words = ["cpl-bench", "train", "--data", dataset, "--seeds", str(experiment.seeds)]
-    words += ["--preset", experiment.preset, "--note", slug(method.label), method.algorithm]
+    words += ["--preset", experiment.preset, "--note", slug(method.label)]
+    words += ["--title", method.label, method.algorithm]
     for key, value in method.settings.items():
         values = value if isinstance(value, list | tuple) else [value]
         words += [f"--{key.replace('_', '-')}", *map(str, values)]
