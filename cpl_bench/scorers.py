@@ -7,9 +7,14 @@ scripted expert E, measured by forking the simulator at both ends and rolling th
       s_0            s_k
       └─ expert ─► T_E(s_0) steps to success      └─ expert ─► T_E(s_k)
 
-    regret = (steps of the segment before the episode's first success) + T_E(s_k) − T_E(s_0)
+    regret = (steps of the segment before the episode's first success) + T(s_k) − T(s_0)
 
-Success is absorbing: after it, steps cost nothing and T_E = 0. The dense reward is no good measure
+T(s) is the best known number of steps to success: the expert's own T_E(s), or fewer if the episode
+itself went on to a success, or to a state (among those rolled from) that less was left from.
+Scripted experts get stuck in states that are not lost; without this, a segment is praised for
+leaving such a state and blamed for passing it. With it, regret is never negative.
+
+Success is absorbing: after it, steps cost nothing and T = 0. The dense reward is no good measure
 of this (the expert's own return depends on the goal far more than on skill), which is why `regret`
 counts steps and `return_regret` is only for tasks that have no success rule.
 """
@@ -67,10 +72,11 @@ def partial_return(
 
 
 def regret(segments: SegmentSet, task: TaskCard, label: Label, pool: RolloutPool) -> np.ndarray:
-    """Minus the steps lost on the way to success, (n,); T_E is capped at `label.cap_steps`."""
-    success_state = np.array(  # the number of the first state after a success
+    """Minus the steps lost on the way to success, (n,), ≤ 0; T is capped at `label.cap_steps`."""
+    success_states = np.array(  # the number of the first state after a success
         [each.steps_to_success if each.succeeded else np.inf for each in segments.trajectories]
-    )[segments.episodes]
+    )
+    success_state = success_states[segments.episodes]
     spent = np.clip(success_state - segments.offsets, 0, segments.length)
     at_start, at_end = _at_both_ends(
         segments,
@@ -79,6 +85,7 @@ def regret(segments: SegmentSet, task: TaskCard, label: Label, pool: RolloutPool
         "expert_steps_to_success",
         lambda states: {"cap_steps": label.cap_steps},
         skip=lambda states: states >= success_state,
+        refine=lambda episode, states, steps: _best_known(states, steps, success_states[episode]),
     )
     return -(spent + at_end - at_start)
 
@@ -98,6 +105,16 @@ def return_regret(
     return partial_return(segments, task, label, pool) + at_end - at_start
 
 
+def _best_known(states: np.ndarray, steps: np.ndarray, success_state: float) -> np.ndarray:
+    """The expert's steps from ascending states, or fewer by way of a later one or of success."""
+    best = steps.astype(float)
+    later, left = success_state, 0.0
+    for i in reversed(range(len(states))):
+        best[i] = min(best[i], later - states[i] + left)
+        later, left = states[i], best[i]
+    return best
+
+
 Scorer = Callable[[SegmentSet, TaskCard, Label, RolloutPool], np.ndarray]
 
 SCORERS: dict[str, Scorer] = {
@@ -115,11 +132,12 @@ def _at_both_ends(
     function: str,
     settings: Callable[[np.ndarray], dict[str, object]],
     skip: Callable[[np.ndarray], np.ndarray],
+    refine: Callable[[int, np.ndarray, np.ndarray], np.ndarray] = lambda episode, states, x: x,
 ) -> tuple[np.ndarray, np.ndarray]:
     """An expert's value of the segments' first and last states, 0 where `skip` says so.
 
     Every state is rolled from once, however many segments share it; the forks of an episode go to
-    one worker together.
+    one worker together. `refine` may better the values of an episode's states, in ascending order.
     """
     values = []
     wanted: dict[int, set[int]] = {}
@@ -139,7 +157,7 @@ def _at_both_ends(
     rolled = {
         (episode, int(state)): float(value)
         for (episode, states), found in zip(numbers.items(), results, strict=True)
-        for state, value in zip(states, found, strict=True)
+        for state, value in zip(states, refine(episode, states, found), strict=True)
     }
     for states in (segments.offsets, segments.ends):
         places = zip(segments.episodes, states, strict=True)

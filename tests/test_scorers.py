@@ -10,6 +10,7 @@ from cpl_bench.rollouts import EXPERT, EpisodeRules, RolloutPool
 from cpl_bench.scorers import (
     SCORERS,
     SegmentSet,
+    _best_known,
     partial_return,
     regret,
     return_regret,
@@ -231,3 +232,10 @@ def test_every_scorer_gives_a_finite_number_a_segment(name, pool):
     assert scores.shape == (4,)
     assert np.isfinite(scores).all()
     assert scores[0] == scores[3]
+
+
+def test_the_best_known_way_is_the_experts_or_the_episodes_own():
+    states, steps = np.array([0, 10, 30, 40]), np.array([50, 200, 25, 200])
+    # from 40 by its own success at 47: 7; from 30 by way of 40: 10 + 7; from 10: 20 + 17
+    np.testing.assert_array_equal(_best_known(states, steps, 47.0), [47, 37, 17, 7])
+    np.testing.assert_array_equal(_best_known(states, steps, np.inf), [50, 45, 25, 200])
