@@ -286,7 +286,9 @@ def test_an_exception_in_a_worker_names_task_and_seeds(pointmass, pool):
 
 
 ENDLESS = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from cpl_bench.cards import load_task
 from cpl_bench.rollouts import *
 with RolloutPool(2) as pool:
