@@ -70,7 +70,7 @@ class Segments:
     """How trajectories are cut and compared."""
 
     count: int
-    """How many segments are drawn, uniformly over time."""
+    """How many segments are drawn: from all episodes alike, uniformly over an episode's time."""
     length: int
     """Steps in a segment."""
     pairs: Literal["dense", "sparse"] = "dense"

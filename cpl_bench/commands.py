@@ -101,7 +101,7 @@ def label(
         dataset: a card's name, or the path of one.
         scorer: regret, return_regret or partial_return.
         annotator: oracle.
-        segments: how many are drawn, uniformly over time.
+        segments: how many are drawn, from all episodes alike.
         segment_length: steps in a segment.
         pairs: dense: any two segments are compared; sparse: one comparison for two segments.
         workers: rollout processes; 0 for one a processor.

@@ -151,9 +151,12 @@ def success_rate(preferences: Preferences) -> float | None:
 def draw_segments(
     episode_ends: Int64[np.ndarray, "E"], length: int, count: int, rng: np.random.Generator
 ) -> Int64[np.ndarray, "n"]:
-    """Draw `count` windows of `length` steps, uniformly among all that lie within one episode.
+    """Draw `count` windows of `length` steps: every episode alike, within it uniform over time.
 
-    Without replacement while there are enough windows, with replacement otherwise; in random order.
+    Episodes that hold a window take turns, in random order. (Episodes end soon after success: were
+    windows drawn uniformly over all steps, hardly any would show one. For episodes of one length
+    the two are the same.) An episode repeats a window only when it has no other left. The result
+    is in random order.
 
     Raises:
         UserError: no episode is as long as a segment.
@@ -168,14 +171,19 @@ def draw_segments(
             f"choose --segment-length ≤ {longest}."
         )
     windows = np.maximum(episode_ends - begins - length + 1, 0)  # (E,) starts that each offers
-    windows_before = np.cumsum(windows) - windows
-    total = int(windows.sum())
-    if count <= total:
-        drawn = rng.choice(total, count, replace=False)
-    else:
-        drawn = rng.integers(total, size=count)
-    episodes = np.searchsorted(np.cumsum(windows), drawn, side="right")
-    return begins[episodes] + drawn - windows_before[episodes]
+    able = rng.permutation(np.flatnonzero(windows))
+    turns = np.bincount(np.resize(able, count), minlength=len(windows))  # (E,) draws of each
+    drawn = [
+        begins[episode] + _spread(int(windows[episode]), int(turns[episode]), rng)
+        for episode in np.flatnonzero(turns)
+    ]
+    return rng.permutation(np.concatenate(drawn))
+
+
+def _spread(limit: int, count: int, rng: np.random.Generator) -> Int64[np.ndarray, "n"]:
+    """`count` numbers below `limit`, uniform, each as often as any other give or take one."""
+    rounds = [rng.permutation(limit) for _ in range(-(-count // limit))]
+    return np.concatenate(rounds)[:count]
 
 
 # --- Read the file ---

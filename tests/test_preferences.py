@@ -377,32 +377,42 @@ def all_windows(lengths, length):
 
 
 @pytest.mark.parametrize("length", [1, 3, 9, 51])
-def test_every_window_can_be_drawn_once(length):
+def test_episodes_take_turns_and_repeat_no_window_without_need(length):
     windows = all_windows(LENGTHS, length)
-    drawn = draw_segments(np.cumsum(LENGTHS), length, len(windows), np.random.default_rng(0))
-    assert sorted(drawn.tolist()) == windows
-    assert drawn.dtype == np.int64
-    assert len(windows) < 10 or drawn.tolist() != windows, "paired data need a random order"
+    able = [steps for steps in LENGTHS if steps >= length]
+    for count in (2, len(able), 7 * len(able) + 1):
+        drawn = draw_segments(np.cumsum(LENGTHS), length, count, np.random.default_rng(0))
+        assert drawn.dtype == np.int64 and len(drawn) == count and set(drawn) <= set(windows)
+        episodes = np.searchsorted(np.cumsum(LENGTHS), drawn, side="right")
+        turns = [int((episodes == i).sum()) for i, steps in enumerate(LENGTHS) if steps >= length]
+        assert max(turns) - min(turns) <= 1
+        for i, steps in enumerate(LENGTHS):
+            mine = drawn[episodes == i]
+            if len(mine) <= steps - length + 1:
+                assert len(set(mine)) == len(mine)
 
 
-def test_windows_are_drawn_uniformly_without_replacement():
+def test_windows_of_an_episode_are_drawn_uniformly():
     rng = np.random.default_rng(1)
-    windows = all_windows(LENGTHS, LENGTH)
-    counts = dict.fromkeys(windows, 0)
+    counts: dict[int, int] = {}
     for _ in range(3_000):
-        drawn = draw_segments(np.cumsum(LENGTHS), LENGTH, 10, rng).tolist()
-        assert len(set(drawn)) == 10
-        for start in drawn:
-            counts[start] += 1
-    assert chi_square(np.array(list(counts.values()))) < 4
+        for start in draw_segments(np.cumsum(LENGTHS), LENGTH, 10, rng).tolist():
+            counts[start] = counts.get(start, 0) + 1
+    assert sorted(counts) == all_windows(LENGTHS, LENGTH)
+    begin = 0
+    for steps in LENGTHS:
+        mine = [counts[begin + offset] for offset in range(steps - LENGTH + 1)]
+        assert sum(mine) == 6_000  # five episodes take turns at ten draws
+        if len(mine) > 1:
+            assert chi_square(np.array(mine)) < 4
+        begin += steps
 
 
-def test_more_segments_than_windows_are_drawn_uniformly_with_replacement():
-    windows = all_windows(LENGTHS, LENGTH)
-    drawn = draw_segments(np.cumsum(LENGTHS), LENGTH, 50_000, np.random.default_rng(2))
-    found, counts = np.unique(drawn, return_counts=True)
-    assert found.tolist() == windows
-    assert abs(chi_square(counts)) < 4
+def test_drawn_segments_are_in_random_order():
+    """Sparse data compare neighbours: they must not be of one episode."""
+    drawn = draw_segments(np.cumsum(LENGTHS), LENGTH, 1_000, np.random.default_rng(2))
+    episodes = np.searchsorted(np.cumsum(LENGTHS), drawn, side="right")
+    assert 0.1 < (episodes[::2] == episodes[1::2]).mean() < 0.3
 
 
 def test_a_segment_longer_than_every_episode_is_refused():
