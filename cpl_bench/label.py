@@ -1,7 +1,8 @@
 """The verb `label`: trajectories become preferences.
 
 Segments are drawn from all episodes alike, uniformly over an episode's time; a scorer gives each a
-number, an annotator turns two numbers into an answer. Dense data keep only the scores; sparse data compare segment 2i with segment 2i + 1.
+number, an annotator turns two numbers into an answer. Dense data keep only the scores; sparse data
+compare segment 2i with segment 2i + 1.
 """
 
 from __future__ import annotations
