@@ -150,14 +150,14 @@ def _train_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
     actions = np.concatenate([each.actions for each in demonstrations])
     device = torch.device("cpu")
     config = SFTConfig(LEARNING_RATE, HIDDEN, 0.0, behaviour.clone_steps, behaviour.clone_steps)
-    algorithm = SFT(config, observations.shape[1], actions.shape[1], [card.seed], device)
-    sampler = TransitionSampler(observations, actions, [card.seed], BATCH_TRANSITIONS, device)
     search = _LevelSearch(card, task, pool)
-    pauses = _geometric(behaviour.clone_steps)
-    phases = algorithm.phases(behaviour.clone_steps)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums, and so the data, would depend on the number of processors
     try:
+        algorithm = SFT(config, observations.shape[1], actions.shape[1], [card.seed], device)
+        sampler = TransitionSampler(observations, actions, [card.seed], BATCH_TRANSITIONS, device)
+        pauses = _geometric(behaviour.clone_steps)
+        phases = algorithm.phases(behaviour.clone_steps)
         for pause in fit(phases, sampler.draw, pauses, device, label="clone"):
             weights = {name: value[0] for name, value in algorithm.weights().items()}
             if search.add(pause.step, weights):
