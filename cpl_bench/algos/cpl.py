@@ -5,7 +5,8 @@ advantage, A(s, a) = α log π(a|s), and learns from comparisons by cross-entrop
 weight of the rejected segment and with it the pull away from the data.
 
 Deviations: dense data use every pair of a batch (the paper's dense setting; the released code draws
-one partner a segment). The warm-up after cloning is linear, as released. None else known.
+one partner a segment). The warm-up after cloning is linear, as released. The laptop preset's
+λ = 0.65 is ours: 0.5 stayed near cloning on sweep-into, 0.75 ran off on drawer-open.
 """
 
 from __future__ import annotations
