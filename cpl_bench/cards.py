@@ -1,7 +1,7 @@
-"""Task cards, dataset cards and experiments: the specification, read from TOML.
+"""Task cards and dataset cards: the specification, read from TOML.
 
-Cards lie in `envs/`, `datasets/` and `results/` of a checkout; a wheel carries them inside the
-package. A key that is missing, unknown or of the wrong type is an error that names the file.
+Cards lie in `envs/` and `datasets/` of a checkout; a wheel carries them inside the package. A key
+that is missing, unknown or of the wrong type is an error that names the file.
 """
 
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cpl_bench.errors import UserError, unknown_name
+from cpl_bench.pairs import Pairs
 from cpl_bench.tables import build, read_toml
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -73,8 +74,23 @@ class Segments:
     """How many segments are drawn: from all episodes alike, uniformly over an episode's time."""
     length: int
     """Steps in a segment."""
-    pairs: Literal["dense", "sparse"] = "dense"
-    """dense: any two segments of a batch are compared; sparse: segment 2i with segment 2i+1."""
+    pairs: Pairs = "dense"
+    """dense: any two segments of a batch are compared; sparse: segment 2i with segment 2i+1;
+    ranked: segments iK to iK+K-1 with each other."""
+    ranked_size: int = 0
+    """K, the segments that are ranked together; for ranked pairs only."""
+
+    @property
+    def misranked(self) -> str:
+        """What is wrong with `ranked_size`; empty if nothing."""
+        if self.pairs == "ranked" and not 2 <= self.ranked_size <= self.count:
+            return (
+                f"ranked_size must lie between 2 and the number of segments, {self.count}, for "
+                f"ranked pairs; got {self.ranked_size}"
+            )
+        if self.pairs != "ranked" and self.ranked_size != 0:
+            return f"ranked_size is for ranked pairs only, not for {self.pairs} ones"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -117,46 +133,15 @@ class DatasetCard:
         return f"cpl_bench/{self.name}-v0"
 
 
-@dataclass(frozen=True)
-class Method:
-    """One line of an experiment's table: an algorithm and its settings."""
-
-    label: str
-    """The name in table and figure."""
-    algorithm: str
-    """A name in `cpl_bench.algos.ALGOS`."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Fields of the algorithm's config that differ from the preset."""
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A published experiment, `results/NAME/experiment.toml`: datasets × methods × seeds."""
-
-    name: str
-    datasets: tuple[str, ...]
-    """Dataset cards."""
-    methods: tuple[Method, ...]
-    seeds: int
-    """Members of each run, numbered from 0."""
-    final_episodes: int
-    """Episodes per seed that evaluate the last checkpoint."""
-    preset: Literal["laptop", "paper"] = "laptop"
-    description: str = ""
-    title: str = ""
-    video: bool = False
-    """Render one episode of the best policy at the end."""
-
-
 def load_task(name: str) -> TaskCard:
     """The task card called `name`.
 
     Raises:
         UserError: no such card (the nearest name is suggested), or a card that is wrong.
     """
-    path = _card_folder("envs") / f"{name}.toml"
+    path = card_folder("envs") / f"{name}.toml"
     if path.is_file():
-        return build(TaskCard, _named(name, path), path)
+        return build(TaskCard, named_table(name, path), path)
     for family in _families():
         if name in family["members"]:
             member = {key: value for key, value in family.items() if key not in ("members", "path")}
@@ -168,9 +153,7 @@ def load_task(name: str) -> TaskCard:
 def task_names() -> list[str]:
     """Every task that has a card, members of families included, sorted."""
     own = {
-        path.stem
-        for path in _card_folder("envs").glob("*.toml")
-        if "members" not in read_toml(path)
+        path.stem for path in card_folder("envs").glob("*.toml") if "members" not in read_toml(path)
     }
     return sorted(own.union(*(family["members"] for family in _families())))
 
@@ -181,42 +164,17 @@ def load_dataset_card(name: str) -> DatasetCard:
     Raises:
         UserError: no such card (the nearest name is suggested), or a card that is wrong.
     """
-    path = Path(name) if name.endswith(".toml") else _card_folder("datasets") / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else card_folder("datasets") / f"{name}.toml"
     if not path.is_file():
         raise unknown_name("dataset", name, dataset_names(), "A dataset is a card in datasets/.")
-    card = build(DatasetCard, _named(path.stem, path), path)
+    card = build(DatasetCard, named_table(path.stem, path), path)
     _check_dataset_card(card, path)
     return card
 
 
 def dataset_names() -> list[str]:
     """Every dataset that has a card, sorted."""
-    return sorted(path.stem for path in _card_folder("datasets").glob("*.toml"))
-
-
-def load_experiment(name: str) -> Experiment:
-    """The experiment in the folder `name`, or the published one of that name.
-
-    Raises:
-        UserError: no such experiment, or a file that is wrong.
-    """
-    path = Path(name) / "experiment.toml"
-    if not path.is_file():
-        path = _card_folder("results") / name / "experiment.toml"
-    if not path.is_file():
-        known = [found.parent.name for found in _card_folder("results").glob("*/experiment.toml")]
-        raise unknown_name(
-            "experiment", name, known, "An experiment is results/NAME/experiment.toml."
-        )
-    return build(Experiment, _named(path.parent.name, path), path)
-
-
-def experiment_folder(name: str) -> Path | None:
-    """Where an experiment's evidence is published: its own folder, if it can be written to."""
-    for folder in (Path(name), CHECKOUT / "results" / name):
-        if (folder / "experiment.toml").is_file():
-            return folder
-    return None
+    return sorted(path.stem for path in card_folder("datasets").glob("*.toml"))
 
 
 def data_root() -> Path:
@@ -232,21 +190,23 @@ def is_checkout() -> bool:
     return (CHECKOUT / "envs").is_dir() and (CHECKOUT / "pyproject.toml").is_file()
 
 
-def _card_folder(kind: str) -> Path:
+def card_folder(kind: str) -> Path:
+    """Where the cards of a kind lie: envs, datasets or results."""
     return (CHECKOUT if is_checkout() else WHEEL_CARDS) / kind
 
 
-def _families() -> list[dict[str, Any]]:
-    """Cards that describe many tasks alike: they list `members`."""
-    read = [(path, read_toml(path)) for path in sorted(_card_folder("envs").glob("*.toml"))]
-    return [{**table, "path": path} for path, table in read if "members" in table]
-
-
-def _named(name: str, path: Path) -> dict[str, Any]:
+def named_table(name: str, path: Path) -> dict[str, Any]:
+    """The table in a card's file, with the name that the file gives it."""
     table = read_toml(path)
     if "name" in table:
         raise UserError(f"{path}: remove the key 'name'; the file's name is the card's, '{name}'.")
     return {"name": name, **table}
+
+
+def _families() -> list[dict[str, Any]]:
+    """Cards that describe many tasks alike: they list `members`."""
+    read = [(path, read_toml(path)) for path in sorted(card_folder("envs").glob("*.toml"))]
+    return [{**table, "path": path} for path, table in read if "members" in table]
 
 
 def _check_dataset_card(card: DatasetCard, path: Path) -> None:
@@ -271,6 +231,7 @@ def _check_dataset_card(card: DatasetCard, path: Path) -> None:
         ),
         "segments.count must be at least 2": card.segments.count < 2,
         "segments.length must be at least 1": card.segments.length < 1,
+        f"segments.{card.segments.misranked}": card.segments.misranked != "",
         f"segments.length, {length}, is longer than an episode of {card.task}, {horizon} steps": (
             length > horizon
         ),

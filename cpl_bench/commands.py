@@ -43,7 +43,7 @@ def quickstart(out: Path = Path("runs/quickstart"), workers: int = 0) -> None:
         out: where runs, figures and the page go.
         workers: rollout processes; 0 for one a processor.
     """
-    from cpl_bench.cards import load_experiment
+    from cpl_bench.experiments import load_experiment
     from cpl_bench.rollouts import RolloutPool
     from cpl_bench.sweep import run_experiment
 
@@ -90,7 +90,8 @@ def label(
     annotator: str | None = None,
     segments: int | None = None,
     segment_length: int | None = None,
-    pairs: Literal["dense", "sparse"] | None = None,
+    pairs: Literal["dense", "sparse", "ranked"] | None = None,
+    ranked_size: int | None = None,
     workers: int = 0,
 ) -> None:
     """Say which segments are better: trajectories become preferences.
@@ -103,7 +104,9 @@ def label(
         annotator: oracle.
         segments: how many are drawn, from all episodes alike.
         segment_length: steps in a segment.
-        pairs: dense: any two segments are compared; sparse: one comparison for two segments.
+        pairs: dense: any two segments are compared; sparse: one comparison for two segments;
+            ranked: groups of segments are put in order.
+        ranked_size: segments in such a group.
         workers: rollout processes; 0 for one a processor.
     """
     from cpl_bench.cards import load_dataset_card
@@ -112,13 +115,18 @@ def label(
     from cpl_bench.sweep import ensure_preferences
 
     card = load_dataset_card(dataset)
-    card = with_options(card, scorer, annotator, segments, segment_length, pairs)
+    card = with_options(card, scorer, annotator, segments, segment_length, pairs, ranked_size)
     with RolloutPool(workers or None) as pool:
         print(f"Preferences: {ensure_preferences(card, pool)}")
 
 
 def inspect(
-    dataset: Name, /, scorers: tuple[str, ...] = (), probe: bool = False, workers: int = 0
+    dataset: Name,
+    /,
+    scorers: tuple[str, ...] = (),
+    probe: bool = False,
+    reward: bool = False,
+    workers: int = 0,
 ) -> None:
     """What is in a dataset: shapes, success, scores, ties, agreement of scorers; a picture.
 
@@ -127,6 +135,8 @@ def inspect(
         scorers: further scorers to compare the labels with (takes as long as labelling).
         probe: also measure expert and SFT, decide whether the card is accepted, and put the line
             into datasets/README.md of a checkout.
+        reward: also fit a reward model, print its accuracy and calibration on held-out episodes,
+            and put the line into datasets/README.md of a checkout.
         workers: rollout processes; 0 for one a processor.
     """
     from cpl_bench.cards import load_dataset_card
@@ -144,6 +154,8 @@ def inspect(
         show(card, path, pool, scorers)
         if probe:
             _probe(card, path, pool)
+        if reward:
+            _calibrate(card, path)
 
 
 def evaluate(
@@ -202,7 +214,7 @@ def sweep(experiment: Name, /, workers: int = 0) -> None:
         experiment: a folder such as results/quickstart, or its name.
         workers: rollout processes; 0 for one a processor.
     """
-    from cpl_bench.cards import experiment_folder, load_experiment
+    from cpl_bench.experiments import experiment_folder, load_experiment
     from cpl_bench.rollouts import RolloutPool
     from cpl_bench.sweep import publish, run_experiment
 
@@ -260,9 +272,10 @@ def _train(words: Sequence[str]) -> None:
             overwrite: delete a run of the same name first.
             workers: rollout processes; 0 for one a processor.
         """
+        from cpl_bench.presets import EVALUATE_EVERY, algorithm_of
         from cpl_bench.rollouts import RolloutPool
         from cpl_bench.sweep import find_preferences
-        from cpl_bench.train import EVALUATE_EVERY, TrainOptions, algorithm_of, choose_device
+        from cpl_bench.train import TrainOptions, choose_device
         from cpl_bench.train import train as fit
 
         if seeds < 1 or episodes < 1 or evaluate_every < 0:
@@ -304,16 +317,30 @@ def _preset(words: Sequence[str]) -> str:
 
 
 def _probe(card: Any, path: Path, pool: Any) -> None:
-    from cpl_bench import cards, probe
+    from cpl_bench import probe
     from cpl_bench.preferences import load_preferences, success_rate
 
     behaviour = success_rate(load_preferences(path))
     assert behaviour is not None, "collected data know their successes"
     measured = probe.probe(card, path, behaviour, pool)
     print(f"probe          {measured.row()}\nverdict        {measured.verdict}")
-    readme = cards.CHECKOUT / "datasets" / "README.md"
+    _record("probe", card.name, measured.row())
+
+
+def _calibrate(card: Any, path: Path) -> None:
+    from cpl_bench.calibration import calibrate
+
+    measured = calibrate(path)
+    print(*measured.lines(), sep="\n")
+    _record("reward", card.name, measured.row())
+
+
+def _record(section: Any, card: str, row: str) -> None:
+    from cpl_bench import cards
+    from cpl_bench.datasets_page import record
+
     if cards.is_checkout():
-        probe.record(readme, measured)
+        record(cards.CHECKOUT / "datasets" / "README.md", section, card, row)
 
 
 def _table(rows: Sequence[Any]) -> str:

@@ -1,5 +1,6 @@
 """The learning-curve figure: a panel a dataset, a line a method."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -50,20 +51,11 @@ def draw_curves(panels: list[Panel], methods: list[str]) -> bytes:
         panels: in the order of reading
         methods: every method of the panels; its position decides its colour and marker
     """
-    import matplotlib
-    from matplotlib import style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
     width, height = {1: (6.4, 3.7), 2: (4.9, 3.4)}.get(columns, (3.5, 2.8))
-    with matplotlib.rc_context(), style.context("default"):
-        matplotlib.rcParams.update({"font.size": 10, "axes.titlesize": 11})
-        padded = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)  # inches
-        figure = Figure((columns * width, rows * height + 0.5), layout=padded)
-        FigureCanvasAgg(figure)
+
+    def draw(figure: "Figure") -> None:
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
         for axes, panel in zip(grid.flat, panels, strict=False):
             _draw_panel(axes, panel, methods)
@@ -72,6 +64,24 @@ def draw_curves(panels: list[Panel], methods: list[str]) -> bytes:
         for axes in grid[:, 0]:
             axes.set_ylabel("success (%)")
         _draw_legend(figure, methods)
+
+    return picture(columns * width, rows * height + 0.5, draw)
+
+
+def picture(width: float, height: float, draw: Callable[["Figure"], None]) -> bytes:
+    """A PNG, so many inches large, of what `draw` draws: the same bytes wherever it is made."""
+    import matplotlib
+    from matplotlib import style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    with matplotlib.rc_context(), style.context("default"):
+        matplotlib.rcParams.update({"font.size": 10, "axes.titlesize": 11})
+        padded = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)  # inches
+        figure = Figure((width, height), layout=padded)
+        FigureCanvasAgg(figure)
+        draw(figure)
         file = BytesIO()
         figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
     return file.getvalue()
@@ -105,10 +115,10 @@ def _draw_panel(axes: "Axes", panel: Panel, methods: list[str]) -> None:
             markersize=4.5,
             markeredgecolor="white",
             markeredgewidth=0.6,
-            label=_plain(curve.method),
+            label=plain(curve.method),
             zorder=3,
         )
-    axes.set_title(_plain(panel.dataset), loc="left", fontweight="bold")
+    axes.set_title(plain(panel.dataset), loc="left", fontweight="bold")
     axes.set_xlabel("gradient steps")
     axes.set_ylim(-3, 103)
     axes.set_yticks(range(0, 101, 20))
@@ -125,7 +135,7 @@ def _draw_legend(figure: "Figure", methods: list[str]) -> None:
     handles = {}
     for axes in figure.axes:
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    ordered = [_plain(method) for method in methods]
+    ordered = [plain(method) for method in methods]
     ordered += [label for label in handles if label not in ordered]
     lines = -(-len(ordered) // (7 if figure.get_figwidth() > 9 else 4))
     figure.legend(
@@ -137,6 +147,6 @@ def _draw_legend(figure: "Figure", methods: list[str]) -> None:
     )
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that matplotlib shows as it stands."""
     return text.replace("$", r"\$")

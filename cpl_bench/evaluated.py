@@ -28,6 +28,8 @@ class EvaluatedRun:
     command: str
     behaviour_success: float | None
     """Success rate of the policy behind the data, where it is known."""
+    online_transitions: int
+    """Simulator steps that each seed took to learn from; 0 for offline methods."""
     phases: tuple[tuple[str, int], ...]
     """Name and steps of each."""
     versions: dict[str, str]
@@ -77,6 +79,7 @@ def read_run(folder: Path) -> EvaluatedRun:
         steps=facts["steps"],
         command=facts["command"],
         behaviour_success=facts["behaviour_success"],
+        online_transitions=facts["online_transitions"],
         phases=tuple((name, steps) for name, steps in facts["phases"]),
         versions={name: str(version) for name, version in facts["versions"].items()},
         checkpoints=checkpoints,
@@ -105,6 +108,7 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} must hold a table of keys, not {facts!r:.100}. Train the run again."
         )
+    facts = _OF_OLDER_RUNS | facts
     for key, (wanted, test) in _FACTS.items():
         if key not in facts:
             raise UserError(f"{path}: the key '{key}' is missing. Train the run again.")
@@ -154,9 +158,12 @@ _FACTS = {
     "steps": ("a whole number", _is_count),
     "command": ("text", lambda x: isinstance(x, str)),
     "behaviour_success": ("a rate from 0 to 1 or null", lambda x: x is None or _is_rate(x)),
+    "online_transitions": ("a whole number", _is_count),
     "phases": ("a list of [name, steps]", _is_phases),
     "versions": ("a table of versions", lambda x: isinstance(x, dict)),
 }
+_OF_OLDER_RUNS: dict[str, Any] = {"online_transitions": 0}
+"""What a key means where it is missing: runs written before there was such a key."""
 
 
 def _check_seeds(path: Path, found: NDArray[np.int64], expected: list[int]) -> None:

@@ -28,7 +28,8 @@ def inspect(
     """
     preferences = load_preferences(preference_file)
     source = read_trajectories(card.minari_id)
-    others = {"partial_return": _partial_returns(preferences)}
+    returns = _partial_returns(preferences)
+    others = {} if returns is None else {"partial_return": returns}
     segments = segments_of(source, preferences.segment_starts, preferences.info.segment_length)
     for name in scorers:
         if name not in (*others, preferences.info.scorer):
@@ -37,7 +38,9 @@ def inspect(
     for line in _describe(card, source, preferences, others):
         say(line)
     picture = preference_file.with_suffix(".png")
-    _draw(picture, preferences, _partial_returns(preferences))
+    if returns is None:
+        say("rewards        none in the file: no partial returns to compare the scores with")
+    _draw(picture, preferences, returns)
     say(f"picture        {picture}")
     return picture
 
@@ -90,7 +93,7 @@ def _share(source: TrajectorySet, level: int) -> float:
 
 def _pairs(preferences: Preferences) -> tuple[np.ndarray, np.ndarray]:
     """The comparisons of the file; for dense data a fixed sample of all pairs."""
-    if preferences.info.pairs == "sparse":
+    if preferences.info.pairs != "dense":
         return preferences.first, preferences.second
     n = len(preferences.segment_starts)
     if n * (n - 1) // 2 <= SAMPLED_PAIRS:
@@ -99,27 +102,32 @@ def _pairs(preferences: Preferences) -> tuple[np.ndarray, np.ndarray]:
     return first, (first + np.random.default_rng(1).integers(1, n, SAMPLED_PAIRS)) % n
 
 
-def _partial_returns(preferences: Preferences) -> np.ndarray:
+def _partial_returns(preferences: Preferences) -> np.ndarray | None:
+    """The sum of each segment's rewards (n,); None if the file holds none."""
+    if preferences.rewards is None:
+        return None
     sums = np.concatenate([[0.0], np.cumsum(preferences.rewards, dtype=np.float64)])
     starts = preferences.segment_starts
     return sums[starts + preferences.info.segment_length] - sums[starts]
 
 
-def _draw(path: Path, preferences: Preferences, returns: np.ndarray) -> None:
-    """Histogram of the scores; partial return against the score."""
+def _draw(path: Path, preferences: Preferences, returns: np.ndarray | None) -> None:
+    """Histogram of the scores; partial return against the score, if it is known."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     info = preferences.info
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
-    histogram, scatter = figure.subplots(1, 2)
+    panels = figure.subplots(1, 1 if returns is None else 2, squeeze=False)[0]
+    histogram, scatter = panels[0], panels[-1]
     histogram.hist(preferences.scores, bins=60, color="#4477aa")
     histogram.set_xlabel(f"{info.scorer} score of a segment (higher is better)")
     histogram.set_ylabel("segments")
-    scatter.scatter(preferences.scores, returns, s=4, alpha=0.3, linewidths=0, color="#4477aa")
-    scatter.set_xlabel(f"{info.scorer} score")
-    scatter.set_ylabel("partial return")
-    figure.suptitle(f"{info.card or info.source}: {len(preferences.scores):,} segments")
+    if returns is not None:
+        scatter.scatter(preferences.scores, returns, s=4, alpha=0.3, linewidths=0, color="#4477aa")
+        scatter.set_xlabel(f"{info.scorer} score")
+        scatter.set_ylabel("partial return")
+    figure.suptitle(f"{info.title}: {len(preferences.scores):,} segments")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110, metadata={"Software": None})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Metrics = dict[str, Tensor]
@@ -31,6 +31,47 @@ class PreferenceBatch:
     second: Int[Tensor, "s c"]
     prefers_second: Float[Tensor, "s c"]
     """1: the second is better, 0: the first, 0.5: a tie, anything between: a soft label."""
+    rewards: Float[Tensor, "s m k"] | None = None
+    """The environment's: for the methods that may see them, None where the data have none."""
+    ranked: int = 0
+    """K if segments iK … iK + K − 1 were ranked together and all their pairs are listed; else 0."""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """E whole episodes of T steps by each member's own stochastic policy.
+
+    The tasks here never terminate: step T is a time limit, after which the discount stays 1.
+    """
+
+    observations: Float[Tensor, "s E T1 o"]
+    """T1 = T + 1: the observation after the last step is there too."""
+    actions: Float[Tensor, "s E T a"]
+    """As drawn; the simulator was given them clipped to [−1, 1]."""
+    rewards: Float[Tensor, "s E T"]
+    """The environment's."""
+    successes: Bool[Tensor, "s E"]
+    """Whether the episode succeeded at any step."""
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """What an on-policy update is fed."""
+
+    step: Int[Tensor, ""]
+    """The training step: the counter of everything random in an update."""
+    fresh: Rollouts | None
+    """New episodes, at the first of the updates that a collection serves."""
+    offline: PreferenceBatch | None = None
+    """Segments of the data, for methods that mix them in."""
+
+
+Feed = Literal["segments", "fitting", "best episodes", "rollouts"]
+"""What a phase is fed with.
+
+segments: segments of all the data, with comparisons. fitting: only those of the episodes that
+reward models are fitted to; the other episodes are held out. best episodes: transitions of the
+episodes with the highest returns, as segments of one step. rollouts: the policy's own episodes."""
 
 
 class Phase(NamedTuple):
@@ -38,7 +79,9 @@ class Phase(NamedTuple):
 
     name: str
     steps: int
-    update: Callable[[PreferenceBatch], Metrics]
+    update: Callable[[Any], Metrics]
+    """Takes a PreferenceBatch, or a RolloutBatch where it is fed with rollouts."""
+    feed: Feed = "segments"
 
 
 class Algorithm(Protocol):
@@ -62,4 +105,27 @@ class Algorithm(Protocol):
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take up where `state()` was taken."""
+        ...
+
+
+class RewardLearner(Protocol):
+    """What a method offers that learns a reward, beyond `Algorithm`."""
+
+    def examine(self, batch: PreferenceBatch) -> Metrics:
+        """What the reward makes of comparisons that it was not fitted to."""
+        ...
+
+
+class OnPolicy(Protocol):
+    """What a method offers that learns from its own rollouts, beyond `Algorithm`."""
+
+    transitions_per_collection: int
+    """At least so many a member, rounded up to whole episodes."""
+    updates_per_collection: int
+    """Gradient steps that one collection serves."""
+    mixes_offline: bool
+    """Whether updates also want segments of the data."""
+
+    def behaviour(self) -> dict[str, np.ndarray]:
+        """`weights()`, and under "std" the standard deviations (s, a) to draw actions with."""
         ...

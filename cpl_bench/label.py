@@ -2,12 +2,12 @@
 
 Segments are drawn from all episodes alike, uniformly over an episode's time; a scorer gives each a
 number, an annotator turns two numbers into an answer. Dense data keep only the scores; sparse data
-compare segment 2i with segment 2i + 1.
+compare segment 2i with segment 2i + 1; ranked data segments iK … iK + K − 1 with each other.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 from cpl_bench.annotators import ANNOTATORS
 from cpl_bench.cards import DatasetCard, Label, Segments, data_root, load_task
 from cpl_bench.errors import UserError, unknown_name
+from cpl_bench.pairs import Pairs, pairs_within
 from cpl_bench.preferences import (
     PreferenceInfo,
     Preferences,
@@ -33,7 +34,8 @@ from cpl_bench.sources.minari import TrajectorySet, installed, read_record, read
 def preference_path(card: DatasetCard) -> Path:
     """Where `label` writes the preferences of a card."""
     cut = card.segments
-    name = f"{card.label.scorer}-{cut.count}x{cut.length}-{cut.pairs}.safetensors"
+    pairs = f"{cut.pairs}{cut.ranked_size or ''}"
+    name = f"{card.label.scorer}-{cut.count}x{cut.length}-{pairs}.safetensors"
     return data_root() / "preferences" / card.name / name
 
 
@@ -43,17 +45,22 @@ def with_options(
     annotator: str | None = None,
     segments: int | None = None,
     segment_length: int | None = None,
-    pairs: str | None = None,
+    pairs: Pairs | None = None,
+    ranked_size: int | None = None,
 ) -> DatasetCard:
-    """The card with some of its labelling replaced.
+    """The card with some of its labelling replaced; other pairs drop the card's `ranked_size`.
 
     Raises:
         UserError: an unknown scorer or annotator, or numbers that cannot be.
     """
+    before, kind = card.segments, pairs or card.segments.pairs
+    if ranked_size is None:
+        ranked_size = before.ranked_size if kind == before.pairs else 0
     cut = Segments(
-        card.segments.count if segments is None else segments,
-        card.segments.length if segment_length is None else segment_length,
-        pairs or card.segments.pairs,  # type: ignore[arg-type]
+        before.count if segments is None else segments,
+        before.length if segment_length is None else segment_length,
+        kind,
+        ranked_size,
     )
     label = replace(
         card.label,
@@ -77,7 +84,8 @@ def is_labelled(card: DatasetCard) -> bool:
         info.source_hash == read_record(card.minari_id).get("content_hash")
         and info.annotator == card.label.annotator
         and info.seeds == {"segments": card.seed}
-        and info.scorer_settings == _settings(card.label)
+        and info.scorer_settings == _scorer_settings(card.label)
+        and info.annotator_settings == _annotator_settings(card.segments)
     )
 
 
@@ -109,23 +117,23 @@ def label(card: DatasetCard, pool: RolloutPool) -> Path:
 def _assemble(
     card: DatasetCard, source: TrajectorySet, starts: np.ndarray, scores: np.ndarray
 ) -> Preferences:
-    none = np.zeros(0, np.int64)
-    first, second = none, none
-    if card.segments.pairs == "sparse":
-        positions = np.arange(len(starts) // 2 * 2, dtype=np.int64)
-        first, second = positions[::2], positions[1::2]
+    cut = card.segments
+    together = cut.ranked_size or 2
+    questions = 0 if cut.pairs == "dense" else len(starts) // together
+    first, second = pairs_within(questions, together)
     answers = ANNOTATORS[card.label.annotator](scores[first], scores[second])
     packages = {name: version(name) for name in ("cpl-bench", "numpy", "gymnasium")}
     info = PreferenceInfo(
         card=card.name,
         task=card.task,
-        segment_length=card.segments.length,
-        pairs=card.segments.pairs,
+        segment_length=cut.length,
+        pairs=cut.pairs,
         source=card.minari_id,
         source_hash=source.record.get("content_hash", ""),
         scorer=card.label.scorer,
         annotator=card.label.annotator,
-        scorer_settings=_settings(card.label),
+        scorer_settings=_scorer_settings(card.label),
+        annotator_settings=_annotator_settings(cut),
         seeds={"segments": card.seed},
         versions=packages | installed(load_task(card.task)),
         command=_command(card),
@@ -149,22 +157,28 @@ def _assemble(
 def _command(card: DatasetCard) -> str:
     """The command line that makes the same file."""
     cut = card.segments
+    ranked = f" --ranked-size {cut.ranked_size}" if cut.ranked_size else ""
     return (
         f"cpl-bench label {card.name} --scorer {card.label.scorer} "
         f"--annotator {card.label.annotator} --segments {cut.count} "
-        f"--segment-length {cut.length} --pairs {cut.pairs}"
+        f"--segment-length {cut.length} --pairs {cut.pairs}{ranked}"
     )
 
 
-def _settings(label: Label) -> dict[str, int]:
-    return {"cap_steps": asdict(label)["cap_steps"]} if label.scorer == "regret" else {}
+def _scorer_settings(label: Label) -> dict[str, int]:
+    return {"cap_steps": label.cap_steps} if label.scorer == "regret" else {}
+
+
+def _annotator_settings(cut: Segments) -> dict[str, int]:
+    return {"ranked_size": cut.ranked_size} if cut.pairs == "ranked" else {}
 
 
 def check_labelling(task: str, cut: Segments, label: Label) -> None:
     """Refuse what cannot be labelled, before anything is collected for it.
 
     Raises:
-        UserError: an unknown scorer or annotator, or segments that no episode holds.
+        UserError: an unknown scorer or annotator, segments that no episode holds, or a ranked_size
+            that doesn't go with the pairs.
     """
     if label.scorer not in SCORERS:
         raise unknown_name("scorer", label.scorer, SCORERS)
@@ -174,6 +188,8 @@ def check_labelling(task: str, cut: Segments, label: Label) -> None:
         raise UserError(
             f"Expected at least 2 segments of at least 1 step, not {cut.count} of {cut.length}."
         )
+    if cut.misranked:
+        raise UserError(f"{cut.misranked}. Choose with --pairs ranked --ranked-size K.")
     horizon = load_task(task).horizon_steps
     if cut.length > horizon:
         raise UserError(

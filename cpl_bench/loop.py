@@ -6,13 +6,14 @@ one would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cpl_bench.interface import Phase, PreferenceBatch
+from cpl_bench.interface import Feed, Phase
 from cpl_bench.progress import progress_bar
 
 
@@ -30,7 +31,7 @@ class Pause:
 
 def fit(
     phases: Sequence[Phase],
-    draw: Callable[[Tensor], PreferenceBatch],
+    feeds: Mapping[Feed, Callable[[Tensor], Any]],
     pauses: Sequence[int],
     device: torch.device,
     start_step: int = 0,
@@ -38,8 +39,8 @@ def fit(
 ) -> Iterator[Pause]:
     """Train, yielding at each step of `pauses` and at the end of every phase.
 
-    `draw` is given the step as an int64 scalar on `device`. The consumer may evaluate, write, or
-    leave the loop; nothing is trained while it holds a pause.
+    A feed is given the step as an int64 scalar on `device` and returns that step's batch. The
+    consumer may evaluate, write, or leave the loop; nothing is trained while it holds a pause.
     """
     wanted = set(pauses)
     step, phase_end = 0, 0
@@ -49,7 +50,8 @@ def fit(
             sums: dict[str, Tensor] = {}
             counted = 0
             for step in range(max(step, start_step), phase_end):  # noqa: B020
-                metrics = phase.update(draw(torch.tensor(step, device=device)))
+                batch = feeds[phase.feed](torch.tensor(step, device=device))
+                metrics = phase.update(batch)
                 for name, value in metrics.items():
                     sums[name] = sums[name] + value if name in sums else value
                 counted += 1

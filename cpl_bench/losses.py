@@ -1,12 +1,16 @@
 """One equation a function. Losses return one value an item; the caller averages.
 
-Members s, segments m, steps k, actions a, comparisons c. Equations: Hejna et al., "Contrastive
-Preference Learning", arXiv 2310.13639v3.
+Members s, segments m, steps k, actions a, comparisons c. Equations by number: Hejna et al.,
+"Contrastive Preference Learning", arXiv 2310.13639v3; others name their source.
 """
 
 from __future__ import annotations
 
-from jaxtyping import Float, Int
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -60,3 +64,106 @@ def preferred(
 ) -> Float[Tensor, "s c"]:
     """The preferred segment's value; a tie takes half of each."""
     return prefers_second * of_second + (1 - prefers_second) * of_first
+
+
+def ranking_nll(
+    scores: Float[Tensor, "s q K"], not_worse: Bool[Tensor, "s q K K"]
+) -> Float[Tensor, "s q"]:
+    """Plackett–Luce: −Σ_i log(e^{S_i} / Σ_j e^{S_j}) over the j that i is not worse than.
+
+    `not_worse[…, i, j]`: item i of a question is at least as good as item j; true for i = j. Tied
+    items stand in each other's sums (Breslow's rule). With K = 2 and no tie it is Bradley–Terry.
+    """
+    others = scores.unsqueeze(-2).masked_fill(~not_worse, float("-inf"))  # (s, q, K, K)
+    return (others.logsumexp(-1) - scores).sum(-1)
+
+
+# --- Rewards to values ---
+
+
+def expectile_loss(error: Float[Tensor, "*n"], expectile: float) -> Float[Tensor, "*n"]:
+    """|τ − 1(u < 0)| u²: τ > ½ leans to high targets (arXiv 2110.06169, eq. 5)."""
+    return torch.where(error < 0, 1 - expectile, expectile) * error.square()
+
+
+def generalised_advantage(
+    rewards: Float[Tensor, "*n T"],
+    values: Float[Tensor, "*n T"],
+    next_values: Float[Tensor, "*n T"],
+    terminated: Bool[Tensor, "*n T"],
+    ended: Bool[Tensor, "*n T"],
+    gamma: float,
+    lam: float,
+) -> Float[Tensor, "*n T"]:
+    """GAE(γ, λ): Â_t = Σ_l (γλ)^l δ_{t+l}, δ_t = r_t + γV(s_{t+1}) − V(s_t).
+
+    Schulman et al., arXiv 1506.02438, eq. 16. After a termination the value is 0; after a time
+    limit it is `next_values`, and in both cases (`ended`) nothing flows back over the end.
+    """
+    deltas = rewards + gamma * next_values * ~terminated - values
+    flows = gamma * lam * ~ended
+    advantages = torch.empty_like(deltas)
+    later = torch.zeros_like(deltas[..., 0])
+    for t in range(deltas.shape[-1] - 1, -1, -1):
+        later = deltas[..., t] + flows[..., t] * later
+        advantages[..., t] = later
+    return advantages
+
+
+# --- Policies that stay near another ---
+
+
+def gaussian_log_prob(
+    mean: Float[Tensor, "*n a"], std: Float[Tensor, "*n a"], action: Float[Tensor, "*n a"]
+) -> Float[Tensor, "*n"]:
+    """log density of a diagonal Gaussian."""
+    scaled = (action - mean) / std
+    return -(0.5 * scaled.square() + std.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+def gaussian_kl(
+    mean: Float[Tensor, "*n a"],
+    std: Float[Tensor, "*n a"],
+    other_mean: Float[Tensor, "*n a"],
+    other_std: Float[Tensor, "*n a"],
+) -> Float[Tensor, "*n"]:
+    """KL(N(mean, std²) ‖ N(other_mean, other_std²)), diagonal, in nats."""
+    apart = (std.square() + (mean - other_mean).square()) / (2 * other_std.square())
+    return ((other_std / std).log() + apart - 0.5).sum(-1)
+
+
+def k1(log_ratio: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """−k: unbiased for KL(π ‖ π_ref) over samples of π, k = log π_ref/π; often negative."""
+    return -log_ratio
+
+
+def k2(log_ratio: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """k²/2: biased, never negative, low variance where the policies are near."""
+    return log_ratio.square() / 2
+
+
+def k3(log_ratio: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """e^k − 1 − k: unbiased and never negative (Schulman, "Approximating KL divergence", 2020)."""
+    return log_ratio.expm1() - log_ratio
+
+
+KL_ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3}
+
+
+def clipped_surrogate(
+    log_ratio: Float[Tensor, "*n"], advantages: Float[Tensor, "*n"], clip: float
+) -> Float[Tensor, "*n"]:
+    """min(ρA, clip(ρ, 1 − ε, 1 + ε)A), to be maximised; ρ = π/π_old, `log_ratio` its logarithm.
+
+    Schulman et al., arXiv 1707.06347, eq. 7.
+    """
+    ratio = log_ratio.exp()
+    return torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+
+
+def adapted_coefficient(
+    coefficient: Float[Tensor, " s"], kl: Float[Tensor, " s"], target: float
+) -> Float[Tensor, " s"]:
+    """Double the KL penalty's β above 1.5 d, halve it below d/1.5 (arXiv 1707.06347, section 4)."""
+    doubled = torch.where(kl > 1.5 * target, coefficient * 2, coefficient)
+    return torch.where(kl < target / 1.5, coefficient / 2, doubled)

@@ -6,7 +6,7 @@ from its seed, dropout from a counter of (seed, step), and the loss is a sum ove
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +21,9 @@ from cpl_bench.losses import fixed_variance_log_prob
 from cpl_bench.random_bits import member_keys, random_bytes
 
 DROPOUT_STREAM = 1  # + the layer's number
+NETWORK_STRIDE = (
+    0x9E3779B9  # a method's networks take their first weights from seeds this far apart
+)
 
 
 def check_training(config: Any) -> None:
@@ -29,16 +32,31 @@ def check_training(config: Any) -> None:
     Raises:
         UserError: the first that is wrong.
     """
-    wanted = {
-        "dropout": ("in [0, 1)", 0 <= config.dropout < 1),
-        "hidden": ("positive widths", all(width >= 1 for width in config.hidden)),
-        "learning_rate": ("positive", 0 < config.learning_rate < float("inf")),
-        "steps": ("at least 1", config.steps >= 1),
-        "clone_steps": ("at least 0", config.clone_steps >= 0),
-        "segments_per_batch": ("at least 2", config.segments_per_batch >= 2),
-    }
+    positive = ("positive", lambda value: 0 < value < float("inf"))
+    counts = {"steps": 1, "clone_steps": 0, "reward_steps": 0, "segments_per_batch": 2}
+    refuse(
+        config,
+        {
+            "dropout": ("in [0, 1)", lambda value: 0 <= value < 1),
+            "hidden": ("positive widths", lambda value: all(width >= 1 for width in value)),
+            "learning_rate": positive,
+            "clone_learning_rate": positive,
+            **{
+                name: (f"at least {least}", lambda value, least=least: value >= least)
+                for name, least in counts.items()
+            },
+        },
+    )
+
+
+def refuse(config: Any, wanted: Mapping[str, tuple[str, Callable[[Any], bool]]]) -> None:
+    """Refuse a setting outside what is allowed: {field: (in words, as a test)}; absent ones pass.
+
+    Raises:
+        UserError: the first that is wrong.
+    """
     for name, (allowed, holds) in wanted.items():
-        if not holds:
+        if hasattr(config, name) and not holds(getattr(config, name)):
             value = getattr(config, name)
             raise UserError(f"--{name.replace('_', '-')} must be {allowed}, not {value}.")
 
@@ -62,9 +80,13 @@ class Policy:
         self.parameters = _orthogonal(self.sizes, seeds, device)
         self.optimisers: dict[str, WarmAdam] = {}
 
-    def add_optimiser(self, phase: str, learning_rate: float, warmup_steps: int = 0) -> None:
+    def add_optimiser(
+        self, phase: str, learning_rate: float, warmup_steps: int = 0, cosine_steps: int = 0
+    ) -> None:
         """Give `phase` an Adam of its own, with fresh moments."""
-        self.optimisers[phase] = WarmAdam(self.parameters, learning_rate, warmup_steps)
+        self.optimisers[phase] = WarmAdam(
+            self.parameters, learning_rate, warmup_steps, cosine_steps
+        )
 
     def improve(self, phase: str, loss: Float[Tensor, " s"]) -> None:
         """One gradient step of `phase`'s optimiser on the members' losses."""
@@ -81,6 +103,10 @@ class Policy:
         s, m, k, _ = batch.observations.shape
         mean = self._forward(batch.observations.reshape(s, m * k, -1), batch.step)
         return fixed_variance_log_prob(mean.view(s, m, k, -1), batch.actions)
+
+    def mean(self, observations: Float[Tensor, "s n o"]) -> Float[Tensor, "s n a"]:
+        """μ(s) without dropout, with gradient."""
+        return self._forward(observations, None)
 
     def act(self, observations: Float[Tensor, "s b o"]) -> Float[Tensor, "s b a"]:
         """The deterministic action, without dropout."""
@@ -152,10 +178,83 @@ class _DroppedReLU(torch.autograd.Function):
         return passed.mul_(ctx.scale), None, None
 
 
-class WarmAdam:
-    """torch's Adam over named parameters, with a linear warm-up and a flat state."""
+class MLP:
+    """s perceptrons side by side, ReLU between layers and nothing after the last."""
 
-    def __init__(self, parameters: dict[str, Tensor], learning_rate: float, warmup_steps: int = 0):
+    def __init__(
+        self, sizes: Sequence[int], seeds: Sequence[int], device: torch.device, network: int
+    ):
+        """`network` numbers the networks of a method: each begins with weights of its own."""
+        self.sizes = list(sizes)
+        seeds = [seed + network * NETWORK_STRIDE for seed in seeds]
+        self.parameters = _orthogonal(self.sizes, seeds, device)
+
+    def __call__(self, x: Float[Tensor, "s n i"]) -> Float[Tensor, "s n j"]:
+        """Each member's rows through its own perceptron."""
+        layers = len(self.sizes) - 1
+        for i in range(layers):
+            x = torch.baddbmm(self.parameters[f"b{i}"].unsqueeze(1), x, self.parameters[f"w{i}"])
+            if i < layers - 1:
+                x = x.relu()
+        return x
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights, flat."""
+        return {name: value.detach().clone() for name, value in self.parameters.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take up where `state()` was taken."""
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.copy_(state[name])
+
+    def follow(self, leader: MLP | Policy, share: float) -> None:
+        """Move by `share` of the way to the leader's weights (Polyak averaging); 1 copies."""
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.lerp_(leader.parameters[name], share)
+
+
+def prefixed(networks: Mapping[str, MLP]) -> dict[str, Tensor]:
+    """The parameters of several networks under one roof, for one optimiser."""
+    return {
+        f"{name}.{key}": value
+        for name, network in networks.items()
+        for key, value in network.parameters.items()
+    }
+
+
+def pack(parts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The states of a method's parts as one flat state."""
+    return {
+        f"{name}/{k}": value for name, part in parts.items() for k, value in part.state().items()
+    }
+
+
+def unpack(parts: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Give each part its share of a state that `pack` made."""
+    for name, part in parts.items():
+        start = f"{name}/"
+        part.load_state({k[len(start) :]: v for k, v in state.items() if k.startswith(start)})
+
+
+class WarmAdam:
+    """torch's Adam over named parameters, with a linear warm-up and a flat state.
+
+    Every parameter has members on its leading axis.
+    """
+
+    def __init__(
+        self,
+        parameters: dict[str, Tensor],
+        learning_rate: float,
+        warmup_steps: int = 0,
+        cosine_steps: int = 0,
+        largest_gradient: float = float("inf"),
+    ):
+        """Cosine: over so many steps the rate falls to 0; 0 keeps it. A member's gradient is
+        scaled down to the norm `largest_gradient`."""
+        self.cosine_steps, self.largest_gradient = cosine_steps, largest_gradient
         device = next(iter(parameters.values())).device
         self.parameters = parameters
         self.learning_rate, self.warmup_steps = learning_rate, max(warmup_steps, 1)
@@ -166,10 +265,24 @@ class WarmAdam:
     def step(self, loss: Float[Tensor, ""]) -> None:
         """One update; the rate grows to its full value over the warm-up."""
         self._taken += 1
-        self._rate.copy_(self.learning_rate * (self._taken / self.warmup_steps).clamp_max(1))
+        share = (self._taken / self.warmup_steps).clamp_max(1)
+        if self.cosine_steps:
+            way = torch.pi * (self._taken - 1) / self.cosine_steps
+            share = share * (0.5 + 0.5 * way.clamp_max(torch.pi).cos())
+        self._rate.copy_(self.learning_rate * share)
         self._adam.zero_grad(set_to_none=True)
         loss.backward()
+        if self.largest_gradient < float("inf"):
+            self._shorten_gradients()
         self._adam.step()
+
+    def _shorten_gradients(self) -> None:
+        gradients = [each.grad for each in self.parameters.values() if each.grad is not None]
+        squares = torch.stack([each.square().flatten(1).sum(1) for each in gradients])  # (p, s)
+        norm = squares.sum(0).sqrt()  # (s,)
+        share = (self.largest_gradient / (norm + 1e-6)).clamp_max(1)
+        for each in gradients:
+            each.mul_(share.view(-1, *[1] * (each.ndim - 1)))
 
     def state(self) -> dict[str, Tensor]:
         """Steps taken and both moments of every parameter (absent before the first step)."""
@@ -196,7 +309,7 @@ def _orthogonal(
 ) -> dict[str, Tensor]:
     """Orthogonal weights and zero biases; a member's depend on its seed alone."""
     parameters: dict[str, Tensor] = {}
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
     for i, (inputs, outputs) in enumerate(pairwise(sizes)):
         members = [
             torch.nn.init.orthogonal_(torch.empty(outputs, inputs), generator=generator).T

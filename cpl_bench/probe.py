@@ -16,7 +16,6 @@ import torch
 from cpl_bench.algos import ALGOS
 from cpl_bench.assessment import assess, by_seed
 from cpl_bench.cards import DatasetCard, load_task
-from cpl_bench.files import write_atomically
 from cpl_bench.loop import fit
 from cpl_bench.preferences import load_preferences
 from cpl_bench.rollouts import EXPERT, EpisodeRules, RolloutPool
@@ -29,21 +28,6 @@ MAXIMUM_GAIN = 0.2
 SEEDS = (0, 1)
 EPISODES = 25  # a seed in each evaluation
 EVALUATIONS = 4  # of the second half of training; their mean is SFT's success
-
-HEADER = """\
-# Datasets
-
-One card a dataset. `cpl-bench collect NAME` makes its trajectories, `cpl-bench label NAME` its
-preferences; both land in this folder and stay out of git.
-
-A card is accepted only if the data can tell methods apart: behaviour success within the card's
-band, an expert of at least 90 %, SFT at most 20 points above the behaviour. The lines below are
-what `cpl-bench inspect NAME --probe` measured. SFT: the laptop preset, 2 seeds, the mean of four
-evaluations in the second half of training, 25 episodes each a seed; ± is the standard error over
-those episodes. Expert: 100 episodes.
-
-"""
-COLUMNS = "| card | episodes | segments | behaviour | band | expert | SFT | verdict |"
 
 
 @dataclass(frozen=True)
@@ -105,7 +89,8 @@ def probe(card: DatasetCard, preference_file: Path, behaviour: float, pool: Roll
     sampler = PreferenceSampler(preferences, members, config.segments_per_batch, device)
     pauses = [config.steps - i * config.steps // (2 * EVALUATIONS) for i in range(EVALUATIONS)]
     rates: list[float] = []
-    for pause in fit(learner.phases(config.steps), sampler.draw, pauses, device, label="SFT probe"):
+    phases = learner.phases(config.steps)
+    for pause in fit(phases, {"segments": sampler.draw}, pauses, device, label="SFT probe"):
         if pause.step in pauses:
             own = [episode_seeds("monitoring", EPISODES, pause.step, seed) for seed in SEEDS]
             rows = assess(
@@ -116,14 +101,3 @@ def probe(card: DatasetCard, preference_file: Path, behaviour: float, pool: Roll
     error = float(np.sqrt(sft * (1 - sft) / (len(rates) * EPISODES)))
     succeeded = float(np.mean([episode.succeeded for episode in expert]))
     return Probe(card, behaviour, succeeded, sft, error)
-
-
-def record(path: Path, measured: Probe) -> None:
-    """Put the probe's line into the table of `path`, in place of an earlier one of that card."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    rows = {line.split("|")[1].strip(): line for line in lines if line.startswith("| ")}
-    rows.pop("card", None)
-    rows[measured.card.name] = measured.row()
-    rule = "|" + "---|" * (COLUMNS.count("|") - 1)
-    table = "\n".join([COLUMNS, rule, *(rows[name] for name in sorted(rows))])
-    write_atomically(path, HEADER + table + "\n")

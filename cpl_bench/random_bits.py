@@ -21,9 +21,6 @@ from torch import Tensor
 BATCH_STREAM = 0
 """Which segments a batch holds. Algorithms number their streams, one a dropout layer, from 1."""
 
-CROP_STREAM = -1
-"""Where a batch cuts its segments, when it uses less than the whole."""
-
 
 def member_keys(seeds: Sequence[int], device: torch.device | str = "cpu") -> Int64[Tensor, "s"]:
     """One key a member: its hashed seed. Any integer is a seed, modulo 2^64."""

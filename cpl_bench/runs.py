@@ -122,7 +122,7 @@ class RunFolder:
         write_atomically(self.state, save(tensors, {"step": str(step)}))
 
     def read_state(self) -> tuple[int, dict[str, Tensor]]:
-        """The step and state of the last checkpoint; what was written after it is dropped.
+        """The step and state of the last checkpoint.
 
         Raises:
             UserError: there is none, or it is damaged.
@@ -137,7 +137,6 @@ class RunFolder:
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, TypeError, ValueError) as problem:
             raise UserError(f"{self.state} is damaged ({problem}); train again.") from None
-        self.drop_after(step)
         return step, state
 
     def drop_after(self, step: int) -> None:

@@ -13,8 +13,10 @@ from torch import Tensor
 from cpl_bench.annotators import ANNOTATORS
 from cpl_bench.errors import UserError
 from cpl_bench.interface import PreferenceBatch
+from cpl_bench.pairs import pairs_within
 from cpl_bench.preferences import Preferences
-from cpl_bench.random_bits import BATCH_STREAM, CROP_STREAM, member_keys, uniform_indices
+from cpl_bench.random_bits import BATCH_STREAM, member_keys, uniform_indices
+from cpl_bench.returns import true_rewards
 
 ACTION_LIMIT = 1 - 1e-5
 """Actions are clipped to ± this, as in the paper: a tanh policy reaches no further."""
@@ -24,8 +26,9 @@ class PreferenceSampler:
     """Draws m segments for each of s members, with their comparisons.
 
     Dense data: m segments, uniform with replacement, and all m(m-1)/2 pairs, answered by the
-    annotator from the scores. Sparse data: m/2 comparisons, uniform with replacement; comparison i
-    is between positions 2i and 2i + 1.
+    annotator from the scores. Listed data: questions of the file, uniform with replacement. Sparse:
+    m/2 comparisons, comparison i between positions 2i and 2i + 1. Ranked: m/K questions, question i
+    about positions iK … iK + K − 1, with all its pairs.
     """
 
     def __init__(
@@ -34,7 +37,7 @@ class PreferenceSampler:
         seeds: Sequence[int],
         segments_per_batch: int,
         device: torch.device | str = "cpu",
-        segment_length: int | None = None,
+        with_rewards: bool = False,
     ) -> None:
         """Copy to the device what batches are made of.
 
@@ -43,40 +46,45 @@ class PreferenceSampler:
             seeds: one a member, s of them.
             segments_per_batch: m, segments a member sees in a step.
             device: where the data lie and batches appear.
-            segment_length: steps k of a drawn segment, the file's if None. If it is smaller, each
-                draw cuts its segments at a random place; answers are still the whole segments'.
+            with_rewards: whether batches hold the environment's rewards.
 
         Raises:
-            UserError: an m that the pairs do not allow, or a k that the file does not hold.
+            UserError: an m that the pairs do not allow, or rewards that the file does not hold.
         """
         info, m = preferences.info, segments_per_batch
-        if m < 2 or (info.pairs == "sparse" and m % 2):
+        k = info.segment_length
+        size = info.ranked_size or 2  # segments of a question
+        if m < size or (info.pairs != "dense" and m % size):
+            multiple = "" if info.pairs == "dense" else f", a multiple of {size}"
             raise UserError(
-                f"A batch of {info.pairs} preferences needs at least 2 segments"
-                f"{', an even number' if info.pairs == 'sparse' else ''}; got {m}."
-            )
-        k = info.segment_length if segment_length is None else segment_length
-        if not 1 <= k <= info.segment_length:
-            raise UserError(
-                f"The segments of {info.card or info.source} have {info.segment_length} steps; "
-                f"batches can use 1 to {info.segment_length} of them, not {k}."
+                f"A batch of {info.pairs} preferences needs at least {size} segments{multiple}; "
+                f"got {m}. Choose another --segments-per-batch."
             )
         self.keys = member_keys(seeds, device)  # (s,)
         self.segments_per_batch = m
         self._dense = info.pairs == "dense"
-        self._cut_places = info.segment_length - k + 1
         self._observations = _windows(preferences.observations, k, device)
-        self._actions = _windows(_clip(preferences.actions), k, device)
+        self._actions = _windows(clipped(preferences.actions), k, device)
+        self._rewards = None
+        if with_rewards:
+            rewards = true_rewards(preferences, "this method needs to learn from")
+            self._rewards = _windows(rewards[:, None], k, device)
         self._starts = torch.tensor(preferences.segment_starts, device=device)  # (n,)
         if self._dense:
+            size = m  # the whole batch is one question
             self._scores = torch.tensor(preferences.scores, device=device)  # (n,)
             self._annotator = ANNOTATORS[info.annotator]
-            first, second = torch.triu_indices(m, m, offset=1, device=device)
         else:
-            compared = np.stack([preferences.first, preferences.second], axis=1)
-            self._compared = torch.tensor(compared, device=device)  # (c, 2)
-            self._prefers_second = torch.tensor(preferences.prefers_second, device=device)
-            first, second = torch.arange(m, device=device).view(-1, 2).T
+            questions = np.stack([preferences.first, preferences.second], axis=1)  # (q, 2)
+            if info.pairs == "ranked":
+                whole = len(preferences.segment_starts) // size * size
+                questions = np.arange(whole).reshape(-1, size)  # (q, K)
+            answers = preferences.prefers_second.reshape(len(questions), -1)  # (q, K(K-1)/2)
+            self._questions = torch.tensor(questions, device=device)
+            self._prefers_second = torch.tensor(answers, device=device)
+        self._size = size
+        self._ranked = 0 if info.pairs == "sparse" else size
+        first, second = torch.tensor(np.stack(pairs_within(m // size, size)), device=device)
         self._first = first.expand(len(seeds), -1)  # (s, c)
         self._second = second.expand(len(seeds), -1)
 
@@ -90,13 +98,11 @@ class PreferenceSampler:
                 scores.gather(1, self._first), scores.gather(1, self._second)
             ).float()  # (s, c)
         else:
-            comparisons = self._indices(step, self.segments_per_batch // 2, len(self._compared))
-            segments = self._compared[comparisons].flatten(1)  # (s, m)
-            answers = self._prefers_second[comparisons]  # (s, c)
+            count = self.segments_per_batch // self._size
+            drawn = self._indices(step, count, len(self._questions))  # (s, m/K)
+            segments = self._questions[drawn].flatten(1)  # (s, m)
+            answers = self._prefers_second[drawn].flatten(1)  # (s, c)
         rows = self._starts[segments]  # (s, m)
-        if self._cut_places > 1:
-            m = self.segments_per_batch
-            rows += uniform_indices(self.keys, step, CROP_STREAM, m, self._cut_places)
         return PreferenceBatch(
             step=step,
             observations=_take(self._observations, rows),
@@ -104,6 +110,8 @@ class PreferenceSampler:
             first=self._first,
             second=self._second,
             prefers_second=answers,
+            rewards=None if self._rewards is None else _take(self._rewards, rows).squeeze(-1),
+            ranked=self._ranked,
         )
 
     def _indices(self, step: Tensor, count: int, limit: int) -> Int64[Tensor, "s count"]:
@@ -128,7 +136,7 @@ class TransitionSampler:
         self.keys = member_keys(seeds, device)  # (s,)
         self.transitions_per_batch = transitions_per_batch
         self._observations = _windows(observations, 1, device)
-        self._actions = _windows(_clip(actions), 1, device)
+        self._actions = _windows(clipped(actions), 1, device)
         self._no_index = torch.empty(len(seeds), 0, dtype=torch.int64, device=device)
         self._no_answer = torch.empty(len(seeds), 0, device=device)
 
@@ -147,7 +155,8 @@ class TransitionSampler:
         )
 
 
-def _clip(actions: np.ndarray) -> np.ndarray:
+def clipped(actions: np.ndarray) -> np.ndarray:
+    """Actions as learners see them, within ± ACTION_LIMIT."""
     return np.clip(actions, -ACTION_LIMIT, ACTION_LIMIT)
 
 

@@ -14,6 +14,8 @@ STREAMS = {
     "test": 7,  # evaluation of a finished run: never looked at before
     "expert probe": 8,
     "training": 9,  # a member's initial weights, batches and dropout
+    "rollouts": 10,  # what an on-policy method collects while training
+    "held out": 11,  # the episodes that reward models are measured by
 }
 
 

@@ -10,10 +10,12 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from cpl_bench.cards import DatasetCard, Experiment, Method, load_dataset_card
+from cpl_bench.cards import DatasetCard, load_dataset_card
 from cpl_bench.collect import collect, is_collected
 from cpl_bench.errors import UserError
 from cpl_bench.evaluate import evaluate, film
+from cpl_bench.evaluated import read_run
+from cpl_bench.experiments import Experiment, Method
 from cpl_bench.files import write_atomically
 from cpl_bench.label import check_labelling, is_labelled, label, preference_path
 from cpl_bench.preferences import load_preferences
@@ -23,6 +25,9 @@ from cpl_bench.rollouts import RolloutPool
 
 EVIDENCE = ("table.csv", "curves.csv", "curves.png", "README.md")
 RUN_EVIDENCE = ("run.json", "evaluations.csv", "final.csv")
+REWARD_FIGURE, METRICS = "reward.png", "metrics.csv"
+LARGEST_METRICS_BYTES = 200_000
+"""A larger file of metrics is not published with its run."""
 
 
 def ensure_trajectories(card: DatasetCard, pool: RolloutPool) -> None:
@@ -63,7 +68,8 @@ def run_experiment(experiment: Experiment, out: Path, pool: RolloutPool) -> Repo
 
     A run that was cut off is resumed; nothing that is on disk is done again.
     """
-    from cpl_bench.train import EVALUATE_EVERY, TrainOptions, configured, train
+    from cpl_bench.presets import EVALUATE_EVERY, configured
+    from cpl_bench.train import TrainOptions, train
 
     _check(experiment)
     cards = {name: load_dataset_card(name) for name in experiment.datasets}
@@ -101,17 +107,35 @@ def run_experiment(experiment: Experiment, out: Path, pool: RolloutPool) -> Repo
 
 
 def publish(experiment: Experiment, out: Path, results: Path) -> None:
-    """Copy the small files that are evidence from `out` to `results`, run folders included."""
+    """Copy the small files that are evidence from `out` to `results`, run folders included.
+
+    Metrics are copied of runs with online steps: the numbers behind `reward.png`.
+    """
     if not (results / "experiment.toml").is_file():
         raise UserError(f"{results} is no experiment: it has no experiment.toml.")
     for name in EVIDENCE:
         write_atomically(results / name, (out / name).read_bytes())
+    _copy(REWARD_FIGURE, out, results, (out / REWARD_FIGURE).exists())
     for dataset in experiment.datasets:
         for method in experiment.methods:
             run = Path(dataset) / f"{method.algorithm}-{slug(method.label)}"
             for name in RUN_EVIDENCE:
                 write_atomically(results / run / name, (out / run / name).read_bytes())
+            metrics = out / run / METRICS
+            wanted = read_run(out / run).online_transitions > 0 and metrics.exists()
+            if wanted and metrics.stat().st_size >= LARGEST_METRICS_BYTES:
+                say(f"{metrics} stays unpublished: {LARGEST_METRICS_BYTES:,} bytes or more.")
+                wanted = False
+            _copy(METRICS, out / run, results / run, wanted)
     say(f"Published {experiment.name} → {results}")
+
+
+def _copy(name: str, origin: Path, target: Path, wanted: bool) -> None:
+    """Copy a file that not every experiment has, or take an older one away."""
+    if wanted:
+        write_atomically(target / name, (origin / name).read_bytes())
+    else:
+        (target / name).unlink(missing_ok=True)
 
 
 def equivalent_command(experiment: Experiment, dataset: str, method: Method) -> str:

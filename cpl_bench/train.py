@@ -7,28 +7,27 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 
 from cpl_bench.algos import ALGOS
-from cpl_bench.assessment import assess, by_seed
 from cpl_bench.cards import load_task
 from cpl_bench.errors import UserError, unknown_name
-from cpl_bench.evaluations import append_evaluations
-from cpl_bench.loop import Pause, fit
+from cpl_bench.feeds import Source, make_feeds
+from cpl_bench.heldout import held_out_batch, split_by_episode
+from cpl_bench.interface import Phase, RewardLearner
+from cpl_bench.loop import fit
+from cpl_bench.monitor import Monitor
 from cpl_bench.preferences import load_preferences, success_rate
 from cpl_bench.progress import say
 from cpl_bench.rollouts import RolloutPool
 from cpl_bench.runs import RunFolder, commit, machine, versions
-from cpl_bench.sampler import PreferenceSampler
-from cpl_bench.seeds import episode_seeds, training_seeds
+from cpl_bench.seeds import training_seeds
 
 METRICS_PER_EVALUATION = 5
-EVALUATE_EVERY = {"laptop": 500, "paper": 5000}
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,6 @@ def train(
         torch.use_deterministic_algorithms(True)
     preferences = load_preferences(preference_file)
     seeds = training_seeds(options.seeds)
-    sampler = PreferenceSampler(preferences, seeds, config.segments_per_batch, device)
     learner = ALGOS[algorithm].build(
         config,
         preferences.observations.shape[1],
@@ -97,6 +95,8 @@ def train(
     )
     phases = learner.phases(config.steps)
     task = load_task(preferences.info.task)
+    source = Source(preferences, task, pool, options.seeds, seeds, device)
+    feeds = make_feeds(source, phases, learner, config)
     name = f"{algorithm}-{options.note}" if options.note else algorithm
     folder = RunFolder(options.runs / dataset / name)
     record = {
@@ -111,6 +111,7 @@ def train(
         "evaluate_every": options.evaluate_every,
         "episodes": options.episodes,
         "behaviour_success": success_rate(preferences),
+        "online_transitions": online_transitions(phases, learner, task.horizon_steps),
         "preferences": asdict(preferences.info),
         "device": device.type,
         "command": command,
@@ -118,24 +119,40 @@ def train(
         "commit": commit(),
         "machine": machine(),
     }
-    start = _open(folder, record, options)
-    if start is None:
+    begin = _open(folder, record, options)
+    if begin == "finished":
         say(f"{folder.path} is already trained.")
         return folder.path
     start_step = 0
-    if start:
+    if begin == "resume":
         start_step, state = folder.read_state()
         learner.load_state(state)
         say(f"Resuming {folder.path} at step {start_step}.")
+    folder.drop_after(start_step)
+    fitted = {phase.name for phase in phases if phase.feed == "fitting" and phase.steps}
+    held_out = None
+    if fitted:
+        held_out = held_out_batch(split_by_episode(preferences)[1], len(seeds), device)
     pauses = _pauses(options.evaluate_every, config.steps)
     label = f"training {record['method']} on {dataset}"
-    with closing(_Monitor(folder, pool, record, options, start_step)) as monitor:
-        for pause in fit(phases, sampler.draw, pauses, device, start_step, label):
+    with closing(Monitor(folder, pool, record, start_step)) as monitor:
+        for pause in fit(phases, feeds, pauses, device, start_step, label):
+            if held_out is not None and pause.phase in fitted:
+                pause.metrics.update(cast(RewardLearner, learner).examine(held_out))
             monitor.note(pause)
             if pause.step % options.evaluate_every == 0 or pause.step == config.steps:
                 monitor.checkpoint(pause.step, learner.weights())
                 folder.write_state(pause.step, learner.state())
     return folder.path
+
+
+def online_transitions(phases: Sequence[Phase], learner: Any, horizon_steps: int) -> int:
+    """Simulator steps that a member takes to learn from; 0 for offline methods."""
+    updates = sum(phase.steps for phase in phases if phase.feed == "rollouts")
+    if not updates:
+        return 0
+    episodes = -(-learner.transitions_per_collection // horizon_steps)
+    return -(-updates // learner.updates_per_collection) * episodes * horizon_steps
 
 
 def choose_device(name: str) -> torch.device:
@@ -160,51 +177,10 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-class _Monitor:
-    """Writes what a training shows of itself."""
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        pool: RolloutPool,
-        record: dict[str, Any],
-        options: TrainOptions,
-        start_step: int,
-    ):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.folder, self.pool, self.options = folder, pool, options
-        self.task = load_task(record["task"])
-        self.seeds = list(options.seeds)
-        self.name = f"{record['method']} on {record['dataset']}"
-        self.board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=start_step + 1)
-
-    def note(self, pause: Pause) -> None:
-        self.folder.append_metrics(pause.step, pause.phase, self.seeds, pause.metrics)
-        for name, values in pause.metrics.items():
-            for seed, value in zip(self.seeds, values.tolist(), strict=True):
-                self.board.add_scalar(f"{pause.phase}/{name}/seed {seed}", value, pause.step)
-
-    def checkpoint(self, step: int, weights: dict[str, np.ndarray]) -> None:
-        episodes = [
-            episode_seeds("monitoring", self.options.episodes, step, seed) for seed in self.seeds
-        ]
-        label = f"evaluating step {step}"
-        rows = assess(self.pool, self.task, weights, self.seeds, episodes, step, label)
-        append_evaluations(self.folder.evaluations, rows)
-        self.folder.write_checkpoint(step, weights)
-        rates = by_seed(rows)
-        for seed, rate in rates.items():
-            self.board.add_scalar(f"evaluation/success/seed {seed}", rate, step)
-        shown = " ".join(f"{rate:.0%}" for rate in rates.values())
-        say(f"  {self.name}, step {step}: success {np.mean(list(rates.values())):.0%} ({shown})")
-
-    def close(self) -> None:
-        self.board.close()
-
-
-def _open(folder: RunFolder, record: dict[str, Any], options: TrainOptions) -> bool | None:
-    """Make or check the run folder. False: start; True: resume; None: nothing is left to do."""
+def _open(
+    folder: RunFolder, record: dict[str, Any], options: TrainOptions
+) -> Literal["start", "resume", "finished"]:
+    """Make the run folder, or check that the one there holds this very run."""
     if options.overwrite and folder.path.exists():
         folder.read()  # refuses to delete what is no run
         shutil.rmtree(folder.path)
@@ -212,7 +188,7 @@ def _open(folder: RunFolder, record: dict[str, Any], options: TrainOptions) -> b
         if folder.path.exists() and any(folder.path.iterdir()):
             raise UserError(f"{folder.path} exists and is no run; choose another --note.")
         folder.write(record)
-        return False
+        return "start"
     before = folder.read()
     wanted = json.loads(json.dumps(record))
     decisive = ("config", "seeds", "preferences", "evaluate_every", "episodes", "method", "device")
@@ -223,16 +199,13 @@ def _open(folder: RunFolder, record: dict[str, Any], options: TrainOptions) -> b
                 f"{wanted[key]!r}). Use --note NAME for a run beside it, or --overwrite."
             )
     if record["steps"] in folder.checkpoint_steps() and folder.state.exists():
-        return None
+        return "finished"
     if not options.resume:
         raise UserError(
             f"{folder.path} holds an unfinished run. Use --resume to continue it, --overwrite to "
             "start again, or --note NAME for another beside it."
         )
-    if not folder.state.exists():
-        folder.drop_after(0)
-        return False
-    return True
+    return "resume" if folder.state.exists() else "start"
 
 
 def _decisive(record: dict[str, Any], key: str) -> Any:
@@ -248,38 +221,3 @@ def _pauses(evaluate_every: int, last: int) -> Sequence[int]:
     metrics_every = max(evaluate_every // METRICS_PER_EVALUATION, 1)
     evaluations = range(evaluate_every, last + 1, evaluate_every)
     return sorted({*range(metrics_every, last + 1, metrics_every), *evaluations})
-
-
-def algorithm_of(config: Any) -> str:
-    """The algorithm whose config this is."""
-    return next(
-        name for name, entry in ALGOS.items() if type(entry.presets["paper"]) is type(config)
-    )
-
-
-def configured(algorithm: str, preset: str, settings: dict[str, Any]) -> Any:
-    """The config of a preset with some fields replaced.
-
-    Raises:
-        UserError: an unknown algorithm, preset or field, or a value that cannot be.
-    """
-    if algorithm not in ALGOS:
-        raise unknown_name("algorithm", algorithm, ALGOS)
-    presets = ALGOS[algorithm].presets
-    if preset not in presets:
-        raise unknown_name("preset", preset, presets)
-    known = asdict(presets[preset])
-    for key in settings:
-        if key not in known:
-            raise unknown_name(f"setting of {algorithm}", key, known)
-    values = {key: _as_type(type(known[key]), value, key) for key, value in settings.items()}
-    return replace(presets[preset], **values)
-
-
-def _as_type(wanted: type, value: Any, key: str) -> Any:
-    """A setting as its field wants it: TOML writes 1 for 1.0 and lists for tuples."""
-    if (wanted, type(value)) in ((float, int), (tuple, list)):
-        return wanted(value)
-    if type(value) is not wanted:
-        raise UserError(f"'{key}' must be of type {wanted.__name__}, not {value!r}.")
-    return value

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from cpl_bench.annotators import ANNOTATORS
 from cpl_bench.errors import UserError, unknown_name
+from cpl_bench.pairs import Pairs, pairs_within
 
 if TYPE_CHECKING:
     from cpl_bench.preferences import Preferences
 
-Pairs = Literal["dense", "sparse"]
 LAYOUT = {
     "observations": ("N o", np.float32),
     "actions": ("N a", np.float32),
@@ -25,7 +25,7 @@ LAYOUT = {
     "prefers_second": ("c", np.float32),
     "successes": ("N", np.uint8),
 }
-OPTIONAL = ("successes",)
+OPTIONAL = ("rewards", "successes")
 
 
 def verify(preferences: Preferences, where: str = "preferences") -> None:
@@ -37,7 +37,8 @@ def verify(preferences: Preferences, where: str = "preferences") -> None:
 
     Raises:
         UserError: a wrong dtype or shape, nothing in it, NaN or infinity, episodes out of order, a
-            window that leaves its episode, an index out of range, an answer outside [0, 1].
+            window that leaves its episode, an index out of range, ranked data that do not list the
+            pairs of whole questions, an answer outside [0, 1].
     """
     _verify_layout(preferences, where)
     info, steps = preferences.info, len(preferences.observations)
@@ -61,11 +62,13 @@ def verify(preferences: Preferences, where: str = "preferences") -> None:
         positions = getattr(preferences, name)
         wrong = (positions < 0) | (positions >= len(starts))
         _refuse(wrong, positions, where, name, f"positions in [0, {len(starts) - 1}]")
+    if info.pairs == "ranked":
+        _verify_questions(preferences, where)
     answers = preferences.prefers_second
     _refuse(~((answers >= 0) & (answers <= 1)), answers, where, "prefers_second", "in [0, 1]")
     for name in ("observations", "actions", "rewards", "scores"):
         values = getattr(preferences, name)
-        if not (np.isfinite(values.min()) and np.isfinite(values.max())):
+        if values is not None and not (np.isfinite(values.min()) and np.isfinite(values.max())):
             _refuse(~np.isfinite(values), values, where, name, "finite")
     if preferences.successes is not None:
         _refuse(preferences.successes > 1, preferences.successes, where, "successes", "0 or 1")
@@ -75,9 +78,9 @@ def _verify_layout(preferences: Preferences, where: str) -> None:
     """Dtypes, shapes that agree with each other, nothing empty, pairs as `info` says."""
     sizes: dict[str, tuple[int, str]] = {}
     for name, (axes, dtype) in LAYOUT.items():
-        if name in OPTIONAL and getattr(preferences, name) is None:
-            continue
         values = getattr(preferences, name)
+        if name in OPTIONAL and values is None:
+            continue
         if values.dtype != dtype or values.ndim != len(axes.split()):
             raise UserError(
                 f"{where}: {name} must be {dtype.__name__} of shape ({axes.replace(' ', ', ')}), "
@@ -96,7 +99,9 @@ def _verify_layout(preferences: Preferences, where: str) -> None:
     if info.segment_length < 1:
         raise UserError(f"{where}: segment_length must be at least 1, got {info.segment_length}.")
     if info.pairs not in get_args(Pairs):
-        raise UserError(f"{where}: pairs must be dense or sparse, got {info.pairs!r}.")
+        raise UserError(
+            f"{where}: pairs must be {' or '.join(get_args(Pairs))}, got {info.pairs!r}."
+        )
     if info.pairs == "sparse" and comparisons == 0:
         raise UserError(f"{where}: sparse data must list at least one comparison, got none.")
     if info.pairs == "dense" and comparisons > 0:
@@ -109,6 +114,27 @@ def _verify_layout(preferences: Preferences, where: str) -> None:
     if info.pairs == "dense" and info.annotator not in ANNOTATORS:
         problem = unknown_name("annotator", info.annotator, ANNOTATORS)
         raise UserError(f"{where}: dense data are answered by their annotator. {problem}")
+
+
+def _verify_questions(preferences: Preferences, where: str) -> None:
+    """All pairs of neighbouring segments K by K, question by question, and nothing else."""
+    size, segments = preferences.info.ranked_size, len(preferences.segment_starts)
+    if type(size) is not int or not 2 <= size <= segments:
+        raise UserError(
+            f"{where}: ranked data must say in annotator_settings a ranked_size, segments of a "
+            f"question, of 2 to {segments}; got {size!r}."
+        )
+    questions = segments // size
+    first, second = pairs_within(questions, size)
+    if len(preferences.first) != len(first):
+        raise UserError(
+            f"{where}: {questions} questions of {size} segments must list {len(first)} "
+            f"comparisons, {size * (size - 1) // 2} each; got {len(preferences.first)}."
+        )
+    for name, wanted in (("first", first), ("second", second)):
+        positions = getattr(preferences, name)
+        order = f"{_shorten(wanted)}, for the pairs within each {size} segments in turn"
+        _refuse(positions != wanted, positions, where, name, order)
 
 
 def _refuse(wrong: np.ndarray, values: np.ndarray, where: str, name: str, wanted: str) -> None:

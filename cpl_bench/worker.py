@@ -24,7 +24,8 @@ EXPERT = -1
 NOISE_STREAM = 1
 
 Weights = dict[str, np.ndarray]
-"""A tanh-headed MLP: w0 (o, h), b0 (h,), w1 …, the last layer's output is the action."""
+"""A tanh-headed MLP: w0 (o, h), b0 (h,), w1 …, the last layer's output is the action; "std" (a,) if
+actions are drawn."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class EpisodeRules:
     """Record the simulator state before every step and after the last."""
     keep_steps: bool = True
     """Record observations, actions and states; rewards and successes are always kept."""
+    sampled: bool = False
+    """Draw actions from the policy's Gaussian: its weights have an entry "std". Trajectories then
+    hold the actions as drawn, which the simulator was given clipped."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Trajectory:
     observations: np.ndarray
     """(T+1, o) float32; (0, o) where steps are not kept."""
     actions: np.ndarray
-    """(T, a) float32, as executed; (0, a) where steps are not kept."""
+    """(T, a) float32, as executed (as drawn if sampled); (0, a) where steps are not kept."""
     rewards: np.ndarray
     """(T,) float64"""
     successes: np.ndarray
@@ -74,7 +78,7 @@ class Trajectory:
 
 def mlp_action(weights: Weights, observations: np.ndarray) -> np.ndarray:
     """The deterministic action, (b, o) → (b, a): ReLU layers, tanh at the end."""
-    layers = len(weights) // 2
+    layers = sum(name.startswith("w") for name in weights)
     x = observations
     for i in range(layers):
         x = x @ weights[f"w{i}"] + weights[f"b{i}"]
@@ -91,7 +95,7 @@ def run_episodes(
 ) -> list[Trajectory]:
     """Run one episode a seed, side by side; `weights` None stands for the scripted expert."""
     episodes = [
-        _Episode(_task(card, place), seed, policy, card.horizon_steps, rules)
+        _Episode(_task(card, place), seed, policy, card.horizon_steps, rules, weights)
         for place, seed in enumerate(seeds)
     ]
     going = list(episodes)
@@ -161,9 +165,20 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 class _Episode:
     """An episode under way."""
 
-    def __init__(self, task: Task, seed: int, policy: int, horizon: int, rules: EpisodeRules):
+    def __init__(
+        self,
+        task: Task,
+        seed: int,
+        policy: int,
+        horizon: int,
+        rules: EpisodeRules,
+        weights: Weights | None,
+    ):
         self.task, self.seed, self.policy = task, seed, policy
-        self.horizon, self.rules = horizon, rules
+        self.rules = rules
+        self.std: float | np.ndarray = rules.action_noise
+        if rules.sampled and weights is not None:
+            self.std = weights["std"]
         self.noise = np.random.default_rng([seed, NOISE_STREAM])
         self.observation, _ = task.reset(seed=seed)
         self.observations, self.actions, self.states = [self.observation], [], []
@@ -175,9 +190,10 @@ class _Episode:
 
     def step(self, action: np.ndarray) -> None:
         rules = self.rules
-        if rules.action_noise:
-            action = action + self.noise.normal(0.0, rules.action_noise, action.shape)
-        action = np.clip(action, -1.0, 1.0).astype(np.float32)
+        if np.any(self.std):
+            action = action + self.noise.normal(0.0, self.std, action.shape)
+        drawn = action.astype(np.float32)
+        action = np.clip(drawn, -1.0, 1.0)
         self.observation, reward, _, _, info = self.task.step(action)
         self.rewards.append(reward)
         self.successes.append(info["success"])
@@ -188,7 +204,7 @@ class _Episode:
         self.over = steps >= self.end
         if rules.keep_steps:
             self.observations.append(self.observation)
-            self.actions.append(action)
+            self.actions.append(drawn if rules.sampled else action)
         self._keep_state()
 
     def trajectory(self) -> Trajectory:

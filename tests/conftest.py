@@ -3,17 +3,18 @@
 # ruff: noqa: E402 (the hook must come before what it hooks)
 
 import os
+from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
 
-SHAPED = ["interface", "losses", "networks", "sampler", "algos"]
+SHAPED = ["interface", "losses", "networks", "sampler", "reward", "algos"]
 
 with install_import_hook([f"cpl_bench.{name}" for name in SHAPED], "beartype.beartype"):
     import cpl_bench.algos
     import cpl_bench.sampler  # noqa: F401
 
-from cpl_bench.cards import Behaviour, DatasetCard, Label, Segments
+from cpl_bench.cards import load_dataset_card
 from cpl_bench.collect import collect
 from cpl_bench.label import label
 from cpl_bench.rollouts import RolloutPool
@@ -28,25 +29,9 @@ def pool():
 
 @pytest.fixture(scope="session")
 def dots(tmp_path_factory, pool):
-    """(card, data root, preference file): the point mass, pushed by half-trained clones."""
+    """(card, data root, preference file) of tests/dots.toml."""
     root = tmp_path_factory.mktemp("dots")
-    card = DatasetCard(
-        name="dots",
-        task="pointmass",
-        episodes=150,
-        behaviour=Behaviour(
-            levels=(0.3, 0.7),
-            success_band=(0.1, 0.9),
-            action_noise=0.5,
-            demonstrations=8,
-            clone_steps=600,
-            probe_episodes=20,
-        ),
-        segments=Segments(600, 12),
-        label=Label(cap_steps=50),
-        stop_steps_after_success=5,
-        minimum_steps=12,
-    )
+    card = load_dataset_card(str(Path(__file__).parent / "dots.toml"))
     before = os.environ.get("MINARI_DATASETS_PATH")
     os.environ["MINARI_DATASETS_PATH"] = str(root)
     try:

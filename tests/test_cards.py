@@ -14,11 +14,11 @@ from cpl_bench.cards import (
     data_root,
     dataset_names,
     load_dataset_card,
-    load_experiment,
     load_task,
     task_names,
 )
 from cpl_bench.errors import UserError
+from cpl_bench.experiments import load_experiment
 from cpl_bench.scorers import SCORERS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -186,6 +186,12 @@ def test_a_card_at_a_path_loads(tmp_path: Path) -> None:
     assert card.label.scorer == "regret"
 
 
+def test_a_card_may_ask_for_rankings(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    write_card(path, DATASET, "length = 16", 'length = 16\npairs = "ranked"\nranked_size = 20')
+    assert load_dataset_card(str(path)).segments.ranked_size == 20
+
+
 DATASET_MISTAKES = {
     "unknown key": ("episodes = 10", "episodes = 10\nepisode = 3", "'episode'", "mean 'episodes'"),
     "unknown inner key": (
@@ -204,6 +210,24 @@ DATASET_MISTAKES = {
     "number for a list": ("levels = [0.3, 0.6]", "levels = 0.3", "'behaviour.levels'", "0.3"),
     "list of the wrong length": ("[0.2, 0.7]", "[0.2]", "'behaviour.success_band'", "0.2"),
     "unknown choice": ("length = 16", 'length = 16\npairs = "all"', "'segments.pairs'", "'sparse'"),
+    "ranked without a size": (
+        "length = 16",
+        'length = 16\npairs = "ranked"',
+        "segments.ranked_size must lie between 2 and the number of segments, 20",
+        "got 0",
+    ),
+    "ranked by more than there are": (
+        "length = 16",
+        'length = 16\npairs = "ranked"\nranked_size = 21',
+        "segments.ranked_size must lie between 2 and",
+        "got 21",
+    ),
+    "a size without ranking": (
+        "length = 16",
+        "length = 16\nranked_size = 4",
+        "segments.ranked_size is for ranked pairs only",
+        "dense",
+    ),
     "number for a table": (
         "[segments]\ncount = 20\nlength = 16",
         "[label]\nscorer = 3",

@@ -117,6 +117,7 @@ def test_sparse_labels_are_another_file(workshop: Path) -> None:
         (["label", "tiny.toml", "--annotator", "oracel"], "Did you mean 'oracle'?"),
         (["label", "tiny.toml", "--segment-length", "51"], "51"),
         (["label", "tiny.toml", "--segments", "1"], "at least 2"),
+        (["label", "tiny.toml", "--pairs", "ranked"], "--ranked-size"),
         (["inspect", "tiny.toml", "--scorers", "regert"], "Did you mean 'regret'?"),
         (["train", "--data", "drawer-opn", "cpl"], "Did you mean 'drawer-open'?"),
         (["train", "--data", "gone.safetensors", "cpl"], "gone.safetensors"),

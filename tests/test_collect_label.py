@@ -4,37 +4,32 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from itertools import combinations
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from cpl_bench.cards import Behaviour, DatasetCard, Label, Segments, load_task
+from cpl_bench.cards import Label, Segments, load_dataset_card, load_task
 from cpl_bench.collect import collect, is_collected
 from cpl_bench.errors import UserError
+from cpl_bench.inspect import inspect
 from cpl_bench.label import is_labelled, label, preference_path, with_options
-from cpl_bench.preferences import load_preferences
+from cpl_bench.preferences import load_preferences, write_preferences
 from cpl_bench.rollouts import RolloutPool
 from cpl_bench.scorers import SCORERS, segments_of
 from cpl_bench.sources.minari import content_hash, read_record, read_trajectories
 from cpl_bench.tasks import make_task
 
-TINY = DatasetCard(
+DOTS = load_dataset_card(str(Path(__file__).parent / "dots.toml"))
+TINY = replace(
+    DOTS,
     name="tiny",
-    task="pointmass",
     episodes=7,
-    behaviour=Behaviour(
-        levels=(0.2, 0.8),
-        success_band=(0.0, 1.0),
-        demonstrations=8,
-        clone_steps=100,
-        probe_episodes=8,
-    ),
+    behaviour=replace(DOTS.behaviour, clone_steps=100, probe_episodes=8),
     segments=Segments(20, 8),
-    label=Label(cap_steps=50),
-    stop_steps_after_success=4,
-    minimum_steps=10,
 )
 DRAWER = replace(
     TINY,
@@ -112,7 +107,7 @@ def test_the_record_says_how_it_was_made(tiny):
     record = read_record(tiny.minari_id)
     assert record["card"] == json.loads(json.dumps(asdict(tiny)))
     assert record["content_hash"] == content_hash(read_trajectories(tiny.minari_id).trajectories)
-    assert [level["wanted"] for level in record["levels"]] == [0.2, 0.8]
+    assert [level["wanted"] for level in record["levels"]] == [0.3, 0.7]
     for level in record["levels"]:
         assert 0 <= level["measured"] <= 1
         assert 1 <= level["step"] <= 100
@@ -127,7 +122,7 @@ def test_episodes_are_as_the_card_wants(tiny):
     assert 0 < source.success_rate < 1
     for each in source.trajectories:
         steps = len(each.rewards)
-        wanted = max(each.steps_to_success + 4, 10) if each.succeeded else 50
+        wanted = max(each.steps_to_success + 5, 12) if each.succeeded else 50
         assert steps == min(wanted, 50)
         assert each.observations.shape == (steps + 1, 6)
         assert each.observations.dtype == each.actions.dtype == np.float32
@@ -213,9 +208,10 @@ def test_an_id_can_be_written_again(tiny, copied, pool):
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
-@pytest.mark.parametrize("pairs", ["dense", "sparse"])
+@pytest.mark.parametrize("pairs", ["dense", "sparse", "ranked"])
 def test_labels_are_the_scorers(tiny, made, copied, pool, scorer, pairs):
-    card = with_options(TINY, scorer=scorer, pairs=pairs, segments=21)
+    size = 4 if pairs == "ranked" else None
+    card = with_options(TINY, scorer=scorer, pairs=pairs, segments=21, ranked_size=size)
     preferences = load_preferences(label(card, pool))
     source = read_trajectories(TINY.minari_id)
     segments = segments_of(source, preferences.segment_starts, 8)
@@ -227,11 +223,15 @@ def test_labels_are_the_scorers(tiny, made, copied, pool, scorer, pairs):
     flat = np.concatenate([each.observations[:-1] for each in source.trajectories])
     np.testing.assert_array_equal(preferences.observations, flat)
     assert preferences.info.source_hash == source.record["content_hash"]
+    compared = list(zip(preferences.first.tolist(), preferences.second.tolist(), strict=True))
+    assert preferences.info.ranked_size == (size or 0)
     if pairs == "dense":
-        assert len(preferences.first) == 0
-        return
-    assert preferences.first.tolist() == list(range(0, 20, 2))  # the odd one stays alone
-    assert preferences.second.tolist() == list(range(1, 21, 2))
+        assert compared == []
+    elif pairs == "sparse":  # the odd one stays alone
+        assert compared == [(i, i + 1) for i in range(0, 20, 2)]
+    else:
+        questions = [range(i, i + 4) for i in range(0, 20, 4)]
+        assert compared == [pair for each in questions for pair in combinations(each, 2)]
     for first, second, answer in zip(
         preferences.first, preferences.second, preferences.prefers_second, strict=True
     ):
@@ -246,11 +246,53 @@ def test_the_options_choose_the_file(tiny):
             {},
             {"scorer": "partial_return"},
             {"pairs": "sparse"},
+            {"pairs": "ranked", "ranked_size": 3},
+            {"pairs": "ranked", "ranked_size": 4},
             {"segments": 30},
             {"segment_length": 5},
         )
     }
-    assert len(paths) == 5
+    assert len(paths) == 7
+
+
+def test_a_ranked_file_says_its_size(tiny, made, copied, pool):
+    card = with_options(TINY, "partial_return", pairs="ranked", ranked_size=4)
+    path = label(card, pool)
+    assert path.name == "partial_return-20x8-ranked4.safetensors"
+    assert is_labelled(card)
+    assert load_preferences(path).info.command == (
+        "cpl-bench label tiny --scorer partial_return --annotator oracle --segments 20 "
+        "--segment-length 8 --pairs ranked --ranked-size 4"
+    )
+    other = with_options(card, ranked_size=5)
+    assert not is_labelled(other)
+    path.rename(preference_path(other))
+    assert not is_labelled(other)
+
+
+def test_other_pairs_drop_the_cards_ranking():
+    card = with_options(TINY, pairs="ranked", ranked_size=4)
+    assert with_options(card).segments.ranked_size == 4
+    assert with_options(card, ranked_size=3).segments.ranked_size == 3
+    assert with_options(card, pairs="ranked").segments.ranked_size == 4
+    assert with_options(card, pairs="sparse").segments == replace(TINY.segments, pairs="sparse")
+
+
+# --- Inspect ---
+
+
+@pytest.mark.parametrize("rewards", [True, False])
+def test_inspect_shows_rankings_with_and_without_rewards(tiny, made, copied, pool, capsys, rewards):
+    card = with_options(TINY, pairs="ranked", ranked_size=4)
+    path = label(card, pool)
+    if not rewards:
+        write_preferences(path, replace(load_preferences(path), rewards=None))
+    capsys.readouterr()
+    assert inspect(card, path, pool).is_file()
+    shown = capsys.readouterr().out
+    assert "ranked: 30 comparisons" in shown
+    assert ("regret and partial_return agree on" in shown) == rewards
+    assert ("rewards        none in the file" in shown) == (not rewards)
 
 
 # --- What is there ---
@@ -262,10 +304,10 @@ def test_the_options_choose_the_file(tiny):
         {"seed": 1},
         {"episodes": 8},
         {"task": "drawer-open"},
-        {"minimum_steps": 11},
-        {"stop_steps_after_success": 5},
+        {"minimum_steps": 13},
+        {"stop_steps_after_success": 6},
         {"behaviour": replace(TINY.behaviour, action_noise=0.1)},
-        {"behaviour": replace(TINY.behaviour, levels=(0.2,))},
+        {"behaviour": replace(TINY.behaviour, levels=(0.3,))},
         {"name": "other"},
     ],
 )
@@ -287,6 +329,7 @@ def test_what_does_not_touch_the_episodes_needs_no_collecting(tiny):
         {"segments": Segments(21, 8)},
         {"segments": Segments(20, 9)},
         {"segments": Segments(20, 8, "sparse")},
+        {"segments": Segments(20, 8, "ranked", 4)},
         {"label": Label(scorer="partial_return")},
         {"label": Label(cap_steps=51)},
         {"name": "other"},
@@ -322,6 +365,11 @@ def test_a_segment_longer_than_every_episode_is_refused(tiny, copied, pool):
         ({"annotator": "orakle"}, "Did you mean 'oracle'"),
         ({"segments": 1}, "at least 2 segments"),
         ({"segment_length": -1}, "at least 1 step"),
+        ({"pairs": "ranked"}, "ranked_size must lie between 2 .*, 20, .*got 0.* --ranked-size K"),
+        ({"pairs": "ranked", "ranked_size": 1}, "between 2 and the number of segments, 20,.*got 1"),
+        ({"pairs": "ranked", "ranked_size": 21}, "got 21"),
+        ({"ranked_size": 4}, "for ranked pairs only, not for dense ones"),
+        ({"pairs": "sparse", "ranked_size": 2}, "for ranked pairs only, not for sparse ones"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, message):

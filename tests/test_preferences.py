@@ -20,16 +20,22 @@ from cpl_bench.preferences import (
     verify,
     write_preferences,
 )
+from cpl_bench.returns import best_episodes
 from cpl_bench.sampler import ACTION_LIMIT, PreferenceSampler, TransitionSampler
 
 LENGTHS = [9, 4, 30, 6, 51]
 LENGTH = 4
-TENSORS = ["observations", "actions", "rewards", "episode_ends", "segment_starts", "scores"]
+RANKED = 3
+TENSORS = ["observations", "actions", "episode_ends", "segment_starts", "scores"]
 TENSORS += ["first", "second", "prefers_second"]
+OPTIONAL = ["rewards", "successes"]
 
 
-def make(pairs="dense", segments=40, comparisons=20, successes=False, seed=0):
-    """Small valid preferences whose first observation column is the row number."""
+def make(pairs="dense", segments=40, comparisons=20, successes=False, rewards=True, seed=0):
+    """Small valid preferences whose first observation column is the row number.
+
+    Ranked ones ask `segments` // 3 questions about 3 segments each, whatever `comparisons` says.
+    """
     rng = np.random.default_rng(seed)
     ends = np.cumsum(LENGTHS)
     steps = int(ends[-1])
@@ -37,10 +43,14 @@ def make(pairs="dense", segments=40, comparisons=20, successes=False, seed=0):
     observations[:, 0] = np.arange(steps)
     scores = rng.integers(0, 12, segments).astype(np.float64)  # some tie
     first, second = rng.integers(0, segments, (2, comparisons if pairs == "sparse" else 0))
+    if pairs == "ranked":
+        begins = range(0, segments // RANKED * RANKED, RANKED)
+        listed = [(b + i, b + j) for b in begins for i, j in ((0, 1), (0, 2), (1, 2))]
+        first, second = np.array(listed).T
     return Preferences(
         observations=observations,
         actions=rng.uniform(-1.2, 1.2, (steps, 2)).astype(np.float32),
-        rewards=rng.normal(size=steps).astype(np.float32),
+        rewards=rng.normal(size=steps).astype(np.float32) if rewards else None,
         episode_ends=ends,
         segment_starts=draw_segments(ends, LENGTH, segments, rng),
         scores=scores,
@@ -58,6 +68,7 @@ def make(pairs="dense", segments=40, comparisons=20, successes=False, seed=0):
             scorer="regret",
             scorer_settings={"cap_steps": 200},
             annotator="oracle",
+            annotator_settings={"ranked_size": RANKED} if pairs == "ranked" else {},
             seeds={"segments": seed},
             versions={"mujoco": "3.3.0"},
             command="cpl-bench label toy — «naïve»",
@@ -80,17 +91,17 @@ def path(tmp_path):
 # --- The file ---
 
 
-@pytest.mark.parametrize("pairs", ["dense", "sparse"])
-@pytest.mark.parametrize("successes", [False, True])
-def test_round_trip_bit_for_bit(path, pairs, successes):
-    written = make(pairs, successes=successes)
+@pytest.mark.parametrize("pairs", ["dense", "sparse", "ranked"])
+@pytest.mark.parametrize("optional", [False, True])
+def test_round_trip_bit_for_bit(path, pairs, optional):
+    written = make(pairs, successes=optional, rewards=optional)
     write_preferences(path, written)
     read = load_preferences(path)
     assert read.info == written.info
-    for name in [*TENSORS, "successes"]:
+    for name in [*TENSORS, *OPTIONAL]:
         before, after = getattr(written, name), getattr(read, name)
-        if before is None:
-            assert name == "successes" and after is None
+        if name in OPTIONAL and not optional:
+            assert before is None and after is None
             continue
         assert (before.dtype, before.shape) == (after.dtype, after.shape)
         assert before.tobytes() == after.tobytes()
@@ -134,6 +145,7 @@ def test_repr_tells_shapes():
     for part in ("toy", "100 steps", "5 episodes", "40 segments of 4", "every pair", "(100, 3)"):
         assert part in text
     assert "20 comparisons" in repr(make("sparse"))
+    assert "39 comparisons" in repr(make("ranked"))
 
 
 def test_nothing_is_left_of_a_write_that_fails(path, monkeypatch):
@@ -162,7 +174,7 @@ def test_a_refused_write_leaves_the_old_file(path):
 def resave(path, tensors=None, metadata=None, **changed_info):
     """Write a good sparse file without verification, with some things changed."""
     good = make("sparse")
-    content = {name: getattr(good, name) for name in TENSORS} | (tensors or {})
+    content = {name: getattr(good, name) for name in [*TENSORS, "rewards"]} | (tensors or {})
     content = {name: values for name, values in content.items() if values is not None}
     info = {"format_version": 1, **asdict(good.info), **changed_info}
     info = {name: value for name, value in info.items() if value is not ...}
@@ -235,7 +247,8 @@ def test_other_metadata_are_refused(path, changed):
 @pytest.mark.parametrize("name", TENSORS)
 def test_a_missing_tensor_is_refused(path, name):
     resave(path, {name: None})
-    assert f"Missing: {name};" in refusal(path)
+    said = refusal(path)
+    assert f"Missing: {name};" in said and "perhaps rewards, successes." in said
 
 
 def test_an_unknown_tensor_is_refused(path):
@@ -244,7 +257,7 @@ def test_an_unknown_tensor_is_refused(path):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int64])
-@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("name", [*TENSORS, "rewards"])
 def test_a_wrong_dtype_is_refused(path, name, dtype):
     good = getattr(make("sparse"), name)
     if good.dtype == dtype:
@@ -262,6 +275,12 @@ def changed(name, place, value, pairs="sparse"):
     values = getattr(good, name).copy()
     values[place] = value
     return replace(good, **{name: values})
+
+
+def ranked(size, segments=40):
+    """Good ranked preferences but for what they say of the size of their questions."""
+    good = make("ranked", segments)
+    return replace(good, info=replace(good.info, annotator_settings={"ranked_size": size}))
 
 
 CROSSING = LENGTHS[0] - LENGTH + 1
@@ -330,7 +349,31 @@ WRONG = {
     ),
     "unknown pairs": (
         replace(make(), info=replace(make().info, pairs="some")),
-        r"pairs must be dense or sparse, got 'some'",
+        r"pairs must be dense or sparse or ranked, got 'some'",
+    ),
+    "ranked without its size": (
+        replace(make("ranked"), info=replace(make("ranked").info, annotator_settings={})),
+        r"ranked data must say in annotator_settings a ranked_size.* of 2 to 40; got 0",
+    ),
+    "ranked one by one": (ranked(1), r"of 2 to 40; got 1"),
+    "ranked by a fraction": (ranked(3.0), r"of 2 to 40; got 3\.0"),
+    "ranked by a word": (ranked("3"), r"of 2 to 40; got '3'"),
+    "ranked by more than all": (ranked(41), r"of 2 to 40; got 41"),
+    "another size": (
+        ranked(4),
+        r"10 questions of 4 segments must list 60 comparisons, 6 each; got 39",
+    ),
+    "a question missing": (
+        replace(make("ranked"), segment_starts=np.zeros(46, np.int64), scores=np.zeros(46)),
+        r"15 questions of 3 segments must list 45 comparisons, 3 each; got 39",
+    ),
+    "a pair across questions": (
+        changed("second", 4, 6, "ranked"),
+        r"second must be \[ 1, .* 38\], for the pairs within each 3 segments .*got 6 at \[4\]",
+    ),
+    "a pair turned round": (
+        replace(make("ranked"), first=make("ranked").second, second=make("ranked").first),
+        r"first must be \[ 0, .*got 1 at \[0\] \(39 of 39 are wrong\)",
     ),
     "length 0": (
         replace(make(), info=replace(make().info, segment_length=0)),
@@ -435,10 +478,10 @@ def drawn_starts(batch):
     return batch.observations[:, :, 0, 0].long().numpy()
 
 
-@pytest.mark.parametrize("pairs", ["dense", "sparse"])
+@pytest.mark.parametrize("pairs", ["dense", "sparse", "ranked"])
 def test_segments_of_a_batch_are_the_files(pairs):
     data = make(pairs)
-    sampler = PreferenceSampler(data, [0, 1, 2], 6)
+    sampler = PreferenceSampler(data, [0, 1, 2], 6, with_rewards=True)
     for step in range(20):
         batch = sampler.draw(step)
         assert batch.observations.shape == (3, 6, LENGTH, 3)
@@ -452,6 +495,7 @@ def test_segments_of_a_batch_are_the_files(pairs):
             np.testing.assert_array_equal(batch.observations[member, position], expected)
             expected = np.clip(data.actions[rows], -ACTION_LIMIT, ACTION_LIMIT)
             np.testing.assert_array_equal(batch.actions[member, position], expected)
+            np.testing.assert_array_equal(batch.rewards[member, position], data.rewards[rows])
     assert batch.actions.abs().max() < 1
 
 
@@ -502,6 +546,37 @@ def test_sparse_batches_are_comparisons_of_the_file():
     assert abs(chi_square(counts)) < 4
 
 
+def test_ranked_batches_are_questions_of_the_file():
+    data = make("ranked")
+    data = replace(data, segment_starts=np.array(all_windows(LENGTHS, LENGTH)[:40]))
+    data = replace(data, prefers_second=(np.arange(39) / 64).astype(np.float32))  # tells which
+    sampler = PreferenceSampler(data, [4, 9], 6)
+    counts = np.zeros(13)
+    for step in range(500):
+        batch = sampler.draw(step)
+        assert batch.first.tolist() == [[0, 0, 1, 3, 3, 4]] * 2
+        assert batch.second.tolist() == [[1, 2, 2, 4, 5, 5]] * 2
+        answers = np.rint(batch.prefers_second.numpy() * 64).astype(int)  # (s, c)
+        which = answers[:, ::3] // 3  # (s, 2), the question of each
+        np.testing.assert_array_equal(answers, (which[..., None] * 3 + range(3)).reshape(2, 6))
+        positions = (which[..., None] * 3 + range(3)).reshape(2, 6)
+        np.testing.assert_array_equal(drawn_starts(batch), data.segment_starts[positions])
+        counts += np.bincount(which.ravel(), minlength=13)
+    assert abs(chi_square(counts)) < 4
+
+
+@pytest.mark.parametrize(("pairs", "ranked"), [("dense", 6), ("sparse", 0), ("ranked", RANKED)])
+def test_a_batch_says_which_segments_are_ranked_together(pairs, ranked):
+    assert PreferenceSampler(make(pairs), [0], 6).draw(0).ranked == ranked
+
+
+def test_rewards_come_only_when_asked_for():
+    assert PreferenceSampler(make(), [0], 6).draw(0).rewards is None
+    PreferenceSampler(make(rewards=False), [0], 6).draw(0)
+    with pytest.raises(UserError, match=r"file of toy holds no rewards, .* sft, cpl, piql, ppo"):
+        PreferenceSampler(make(rewards=False), [0], 6, with_rewards=True)
+
+
 @pytest.mark.parametrize("pairs", ["dense", "sparse"])
 def test_prefers_second_means_that_the_second_is_better(pairs):
     data = make(pairs, segments=2, comparisons=1)
@@ -531,14 +606,14 @@ def test_segments_are_drawn_uniformly():
     assert abs(chi_square(counts)) < 4
 
 
-@pytest.mark.parametrize("pairs", ["dense", "sparse", "transitions", "cropped"])
+@pytest.mark.parametrize("pairs", ["dense", "sparse", "ranked", "transitions"])
 def test_a_member_draws_the_same_alone_or_among_four(pairs):
-    data = make("dense" if pairs == "cropped" else pairs)
+    data = make(pairs)
 
     def sampler(seeds):
         if pairs == "transitions":
-            return TransitionSampler(data.observations, data.actions, seeds, 8)
-        return PreferenceSampler(data, seeds, 8, segment_length=3 if pairs == "cropped" else None)
+            return TransitionSampler(data.observations, data.actions, seeds, 6)
+        return PreferenceSampler(data, seeds, 6)
 
     together, seeds = sampler([3, 1, 4, 2]), [3, 1, 4, 2]
     for member, seed in enumerate(seeds):
@@ -557,19 +632,6 @@ def test_a_batch_depends_on_seed_and_step_alone():
     assert (first[0] != first[2]).any() and (first != later).any()
 
 
-def test_shorter_segments_are_cut_at_every_place():
-    data = make("dense", segments=3)
-    data = replace(data, segment_starts=np.array([0, 13, 50]))
-    sampler = PreferenceSampler(data, [0], 50, segment_length=2)
-    starts = set()
-    for step in range(10):
-        batch = sampler.draw(step)
-        assert batch.observations.shape == (1, 50, 2, 3)
-        assert (batch.observations[..., 1, 0] - batch.observations[..., 0, 0] == 1).all()
-        starts |= set(drawn_starts(batch).ravel().tolist())
-    assert starts == {0, 1, 2, 13, 14, 15, 50, 51, 52}
-
-
 def test_transitions_come_without_comparisons():
     data = make()
     batch = TransitionSampler(data.observations, data.actions, [0, 1], 500).draw(0)
@@ -583,26 +645,27 @@ def test_transitions_come_without_comparisons():
 
 
 @pytest.mark.parametrize(
-    ("pairs", "m", "k", "message"),
+    ("pairs", "m", "message"),
     [
-        ("dense", 1, None, "at least 2 segments; got 1"),
-        ("sparse", 0, None, "at least 2 segments, an even number; got 0"),
-        ("sparse", 5, None, "at least 2 segments, an even number; got 5"),
-        ("dense", 4, 5, "have 4 steps; batches can use 1 to 4 of them, not 5"),
-        ("dense", 4, 0, "not 0"),
+        ("dense", 1, "at least 2 segments; got 1"),
+        ("sparse", 0, "at least 2 segments, a multiple of 2; got 0"),
+        ("sparse", 5, "at least 2 segments, a multiple of 2; got 5"),
+        ("ranked", 2, "at least 3 segments, a multiple of 3; got 2"),
+        ("ranked", 8, "a multiple of 3; got 8. Choose another --segments-per-batch"),
     ],
 )
-def test_impossible_batches_are_refused(pairs, m, k, message):
+def test_impossible_batches_are_refused(pairs, m, message):
     with pytest.raises(UserError, match=message):
-        PreferenceSampler(make(pairs), [0], m, segment_length=k)
+        PreferenceSampler(make(pairs), [0], m)
 
 
-@pytest.mark.parametrize("pairs", ["dense", "sparse"])
+@pytest.mark.parametrize("pairs", ["dense", "sparse", "ranked"])
 def test_drawing_never_waits_for_the_device(pairs):
     """A meta tensor has no values: reading one on the host would raise."""
-    sampler = PreferenceSampler(make(pairs), [0, 1], 4, "meta", segment_length=3)
+    sampler = PreferenceSampler(make(pairs), [0, 1], 6, "meta", with_rewards=True)
     batch = sampler.draw(torch.zeros((), dtype=torch.int64, device="meta"))
-    assert batch.observations.shape == (2, 4, 3, 3)
+    assert batch.observations.shape == (2, 6, LENGTH, 3)
+    assert batch.rewards.shape == (2, 6, LENGTH)
 
 
 def test_a_file_read_from_disk_can_be_sampled(path):
@@ -610,4 +673,70 @@ def test_a_file_read_from_disk_can_be_sampled(path):
     from_file = PreferenceSampler(load_preferences(path), [0], 4).draw(3)
     from_memory = PreferenceSampler(make("sparse"), [0], 4).draw(3)
     assert torch.equal(from_file.observations, from_memory.observations)
-    assert load_file(path).keys() == set(TENSORS)
+    assert load_file(path).keys() == {*TENSORS, "rewards"}
+
+
+# --- The best episodes ---
+
+
+def episodes(*each, successes=()):
+    """Preferences with these rewards, episode by episode; `successes` are (episode, step)."""
+    ends = np.cumsum([len(rewards) for rewards in each])
+    succeeded = np.zeros(ends[-1], np.uint8)
+    for episode, step in successes:
+        succeeded[ends[episode] - len(each[episode]) + step] = 1
+    rewards = np.concatenate(each).astype(np.float32)
+    return replace(make(), episode_ends=ends, rewards=rewards, successes=succeeded)
+
+
+@pytest.mark.parametrize(
+    ("percent", "rows"),
+    [
+        (1, [7, 8]),
+        (25, [7, 8]),
+        (50, [3, 4, 5, 6, 7, 8]),
+        (62.4, [3, 4, 5, 6, 7, 8]),
+        (75, [0, 1, 2, 3, 4, 5, 6, 7, 8]),
+        (100, list(range(12))),
+    ],
+)
+def test_the_best_episodes_are_those_of_the_highest_returns(percent, rows):
+    data = episodes([1, 1, 1], [4, 0, 0, 0], [3, 2], [0, 2, 1])  # returns 3, 4, 5, 3: one tie
+    found = best_episodes(data, percent, 4)
+    assert found.dtype == np.int64
+    assert found.tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("succeeded", "horizon", "best"),
+    [
+        ([], 8, 1),  # 5 against 15
+        ([0], 6, 1),  # 5 + 4 · 2 = 13
+        ([0], 7, 0),  # 15: the earlier of equals
+        ([0], 8, 0),  # 17
+        ([0, 1], 8, 1),  # against 15 + 2 · 2.5 = 20
+    ],
+)
+def test_a_success_keeps_its_last_reward_to_the_horizon(succeeded, horizon, best):
+    data = episodes([3.0, 2.0], [2.5] * 6, successes=[(episode, 0) for episode in succeeded])
+    assert best_episodes(data, 50, horizon).tolist() == [[0, 1], [2, 3, 4, 5, 6, 7]][best]
+
+
+def test_an_episode_beyond_the_horizon_loses_nothing():
+    data = episodes([1.0, 1.0, -9.0], [-8.0], successes=[(0, 0)])
+    assert best_episodes(data, 50, horizon_steps=2).tolist() == [0, 1, 2]
+
+
+def test_without_successes_returns_are_sums():
+    data = replace(episodes([3.0, 2.0], [2.5] * 6), successes=None)
+    assert best_episodes(data, 50, horizon_steps=1000).tolist() == list(range(2, 8))
+
+
+def test_returns_are_summed_in_double_precision():
+    data = episodes([2.0**24, *[1.0] * 9], [2.0**24, *[1.0] * 8, 0.0])
+    assert best_episodes(data, 50, horizon_steps=10).tolist() == list(range(10))
+
+
+def test_without_rewards_no_episode_is_best():
+    with pytest.raises(UserError, match="toy holds no rewards, which percent-bc needs to choose"):
+        best_episodes(make(rewards=False), 10, 250)

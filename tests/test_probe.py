@@ -1,11 +1,11 @@
-"""A card is accepted for the right reasons, and the record keeps one line a card."""
+"""A card is accepted for the right reasons."""
 
 from dataclasses import replace
 
 import pytest
 
 from cpl_bench.cards import load_dataset_card
-from cpl_bench.probe import Probe, probe, record
+from cpl_bench.probe import Probe, probe
 
 GOOD = Probe(load_dataset_card("drawer-open-small"), 0.6, 0.99, 0.75, 0.03)
 
@@ -22,23 +22,6 @@ def test_each_criterion_refuses_on_its_own(changes: dict[str, float], reason: st
     assert GOOD.verdict == "accepted"
     refused = replace(GOOD, **changes)
     assert len(refused.problems) == 1 and reason in refused.problems[0]
-
-
-def test_the_record_keeps_one_line_a_card(tmp_path) -> None:
-    path = tmp_path / "README.md"
-    record(path, GOOD)
-    record(path, replace(GOOD, card=load_dataset_card("bin-picking")))
-    record(path, replace(GOOD, sft=0.7))
-    lines = [line for line in path.read_text().splitlines() if line.startswith("| ")]
-    assert [line.split("|")[1].strip() for line in lines] == [
-        "card",
-        "bin-picking",
-        "drawer-open-small",
-    ]
-    assert "70.0% ± 3.0%" in lines[2]
-    before = path.read_text()
-    record(path, replace(GOOD, sft=0.7))
-    assert path.read_text() == before
 
 
 @pytest.mark.slow

@@ -22,10 +22,13 @@ from cpl_bench.evaluations import (
     success_by_checkpoint,
 )
 from cpl_bench.files import atomic_path, write_atomically
+from cpl_bench.overoptimisation import LEARNED, TRUE, read_reward_history
 from cpl_bench.report import report
+from cpl_bench.runs import METRICS_HEADER
 from cpl_bench.summary import panels_of
 
 OUTPUTS = ["README.md", "curves.csv", "curves.png", "table.csv"]
+STARTED = 100  # the gradient step at which make_online_run first notes its rewards
 
 
 def evaluate(path: Path, successes, episodes: int = 10, every: int = 100, start: int = 0) -> None:
@@ -71,6 +74,30 @@ def make_run(root: Path, name: str, successes, **facts) -> Path:
     (folder / "run.json").write_text(json.dumps(run | facts))
     evaluate(folder / "evaluations.csv", successes)
     return folder
+
+
+def make_online_run(root: Path, name: str, seeds: int = 2, **facts) -> Path:
+    """A run folder whose learned reward rises from 10 to 40 while its true return falls to −50."""
+    run = make_run(root, name, [[1, 2, 3]] * seeds, online_transitions=106_250, **facts)
+    lines = [
+        METRICS_HEADER,
+        *(f"{STARTED - 20},reward,{seed},learned_reward,0.5" for seed in range(seeds)),
+    ]
+    for moment in range(4):
+        for metric, value in {
+            "transitions": 4250.0 * (moment + 1),
+            "policy_loss": float("nan"),
+            "learned_reward": 10.0 * (moment + 1),
+            "true_return": 100.0 - 50.0 * moment,
+            "kl_to_reference": 0.25 * moment,
+        }.items():
+            lines += [
+                f"{STARTED + 20 * moment},ppo,{seed},{metric},"
+                f"{value + seed if metric in ('learned_reward', 'true_return') else value!r}"
+                for seed in range(seeds)
+            ]
+    (run / "metrics.csv").write_text("\n".join(lines) + "\n")
+    return run
 
 
 @pytest.fixture
@@ -261,6 +288,126 @@ def test_importing_the_report_is_light():
     assert done.stdout.strip() == "[]"
 
 
+# --- Methods that learn on the simulator ---
+
+
+def test_online_steps_are_in_the_page_and_not_in_the_table_file(folders, tmp_path):
+    online = make_online_run(tmp_path, "sweep/ppo")
+    plain = report(folders, tmp_path / "plain")
+    mixed = report([*folders, online], tmp_path / "mixed")
+    page = mixed.page.read_text("utf-8")
+    assert "| method | seeds | episodes | online steps | peak |" in page
+    assert "| PPO | 2 | 10 | 106,250 | 20.0 | 30.0 [30.0, 30.0] | 30.0 |" in page
+    assert "| BC | 4 | 10 | – | 0.0 |" in page, "every table of the page has the column"
+    assert "not a like-for-like comparison" in page
+    ruler = next(line for line in page.splitlines() if line.startswith("|---"))
+    assert ruler == "|---|--:|--:|--:|--:|--:|--:|"
+    assert "online" not in plain.page.read_text("utf-8")
+    assert mixed.table.read_text() == (
+        plain.table.read_text() + "sweep,PPO,2,10,0.2000,0.3000,0.3000,0.3000,0.3000\n"
+    )
+
+
+def test_older_runs_are_offline(folders):
+    assert "online_transitions" not in json.loads((folders[0] / "run.json").read_text())
+    assert read_run(folders[0]).online_transitions == 0
+
+
+def test_reward_history_by_hand(tmp_path):
+    history = read_reward_history(read_run(make_online_run(tmp_path, "sweep/ppo")))
+    assert (history.dataset, history.method) == ("sweep", "PPO")
+    assert history.transitions.tolist() == [4250, 8500, 12750, 17000]
+    assert history.learned.tolist() == [[10, 20, 30, 40], [11, 21, 31, 41]]
+    assert history.true.tolist() == [[100, 50, 0, -50], [101, 51, 1, -49]]
+    assert history.kl.tolist() == [[0, 0.25, 0.5, 0.75]] * 2
+
+
+def test_reward_figure_and_its_caption_come_and_go_with_the_runs(folders, tmp_path):
+    online = make_online_run(tmp_path, "sweep/ppo")
+    out = tmp_path / "out"
+    result = report([*folders, online], out)
+    assert result.reward == out / "reward.png"
+    page = result.page.read_text("utf-8")
+    assert page.index("](curves.png)") < page.index("](reward.png)") < page.index("How to read it")
+    assert "over-optimisation" in page
+    assert sorted(path.name for path in out.iterdir()) == sorted([*OUTPUTS, "reward.png"])
+    again = report(folders, out)
+    assert again.reward is None
+    assert "reward.png" not in again.page.read_text("utf-8")
+    assert sorted(path.name for path in out.iterdir()) == OUTPUTS, "the older figure is gone"
+
+
+def test_somebody_elses_reward_figure_is_left_alone(folders, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "reward.png").write_bytes(b"mine")
+    report(folders, tmp_path / "out")
+    assert (tmp_path / "out" / "reward.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(("runs", "seeds"), [(1, 1), (2, 3), (5, 2)])
+def test_reward_figure_is_the_same_bytes_and_shows_both_colours(tmp_path, runs, seeds):
+    from matplotlib.image import imread
+
+    folders = [make_online_run(tmp_path, f"sweep/ppo-{i}", seeds) for i in range(runs)]
+    png = report(folders, tmp_path / "one").reward.read_bytes()
+    assert png == report(folders, tmp_path / "two").reward.read_bytes()
+    assert b"tEXt" not in png and b"tIME" not in png
+    pixels = np.rint(255 * imread(io.BytesIO(png))[..., :3]).astype(int)
+    for colour in (LEARNED, TRUE):
+        assert (pixels == list(bytes.fromhex(colour[1:]))).all(axis=-1).sum() > 200
+
+
+def test_numbers_that_are_not_finite_are_gaps(tmp_path):
+    run = make_online_run(tmp_path, "sweep/ppo")
+    spoil_text("metrics.csv", "ppo,0,learned_reward,20.0", "ppo,0,learned_reward,inf")(run)
+    spoil_text("metrics.csv", "ppo,1,kl_to_reference,0.5", "ppo,1,kl_to_reference,nan")(run)
+    history = read_reward_history(read_run(run))
+    assert np.isnan(history.learned[0]).tolist() == [False, True, False, False]
+    assert np.isnan(history.kl[1]).tolist() == [False, False, True, False]
+    assert report([run], tmp_path / "out").reward.exists()
+
+
+def drop_lines(word: str):
+    def drop(folder: Path) -> None:
+        path = folder / "metrics.csv"
+        kept = [line for line in path.read_text().splitlines(True) if word not in line]
+        path.write_text("".join(kept))
+
+    return drop
+
+
+def equal_rewards(folder: Path) -> None:
+    path = folder / "metrics.csv"
+    learned = [line for line in path.read_text().splitlines() if "learned_reward" in line]
+    drop_lines("true_return")(folder)
+    with path.open("a") as file:
+        file.writelines(line.replace("learned_reward", "true_return") + "\n" for line in learned)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "metrics.csv").unlink(),  # too large to be published
+        drop_lines("learned_reward"),
+        drop_lines(",ppo,"),
+        drop_lines("kl_to_reference"),
+        equal_rewards,  # PPO on the true reward
+    ],
+)
+def test_runs_without_a_learned_reward_have_no_reward_figure(tmp_path, change):
+    run = make_online_run(tmp_path, "sweep/ppo")
+    change(run)
+    assert report([run], tmp_path / "out").reward is None
+    assert not (tmp_path / "out" / "reward.png").exists()
+
+
+def test_offline_runs_metrics_are_not_read(tmp_path):
+    run = make_online_run(tmp_path, "sweep/cpl")
+    spoil_fact(online_transitions=0)(run)
+    (run / "metrics.csv").write_text("rubbish")
+    assert report([run], tmp_path / "out").reward is None
+
+
 # --- What a report refuses ---
 
 
@@ -299,6 +446,10 @@ SPOILT = {
     "a seed twice": (spoil_fact(seeds=[0, 0]), "'seeds' must be a list of different"),
     "steps as text": (spoil_fact(steps="200"), "'steps' must be a whole number, not '200'"),
     "behaviour in percent": (spoil_fact(behaviour_success=40), "rate from 0 to 1 or null, not 40"),
+    "online steps as text": (
+        spoil_fact(online_transitions="4k"),
+        "must be a whole number, not '4k'",
+    ),
     "nameless method": (spoil_fact(method=""), "'method' must be a name"),
     "phases of another run": (spoil_fact(phases=[["clone", 7]]), "add up to 7 steps"),
     "no evaluations": (lambda f: (f / "evaluations.csv").unlink(), "does not exist"),
@@ -361,6 +512,46 @@ def test_a_spoilt_folder_is_named_and_nothing_is_written(folders, tmp_path, case
     with pytest.raises(UserError, match=message) as caught:
         report(folders, tmp_path / "out")
     assert str(folders[2]) in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+METRICS_SPOILT = {
+    "empty": (write("metrics.csv", b""), "expected the header .* an empty file"),
+    "other columns": (write("metrics.csv", b"a,b\n"), "no file of metrics"),
+    "binary": (write("metrics.csv", b"\xff\xfe\x00"), "cannot be read"),
+    "cut off": (cut_off("metrics.csv"), "line 43 is cut off"),
+    "a value is missing": (
+        spoil_text("metrics.csv", "ppo,0,true_return,50.0", "ppo,0,50.0"),
+        "line 20: expected 'step,phase,seed,metric,value'",
+    ),
+    "no number": (
+        spoil_text("metrics.csv", "ppo,0,true_return,50.0", "ppo,0,true_return,x"),
+        "line 20: .* got '120,ppo,0,true_return,x'",
+    ),
+    "a step is no number": (
+        spoil_text("metrics.csv", "120,ppo,0,policy_loss", "x,ppo,0,policy_loss"),
+        "line 16: ",
+    ),
+    "twice": (
+        spoil_text("metrics.csv", "120,ppo,1,true", "120,ppo,0,true"),
+        "line 21: 'true_return' of seed 0 at step 120 stands there more than once",
+    ),
+    "a line is missing": (
+        spoil_text("metrics.csv", "120,ppo,1,true_return,51.0\n", ""),
+        "'true_return' of seed 1 at step 120 is missing",
+    ),
+    "a seed is missing": (drop_lines(",ppo,1,"), "holds 1 seeds of the run's 2"),
+}
+
+
+@pytest.mark.parametrize("case", METRICS_SPOILT)
+def test_spoilt_metrics_are_named_and_nothing_is_written(folders, tmp_path, case):
+    run = make_online_run(tmp_path, "sweep/ppo")
+    spoil, message = METRICS_SPOILT[case]
+    spoil(run)
+    with pytest.raises(UserError, match=message) as caught:
+        report([*folders, run], tmp_path / "out")
+    assert str(run / "metrics.csv") in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

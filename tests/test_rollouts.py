@@ -216,6 +216,105 @@ def test_numpy_acts_as_torch_does():
         )
 
 
+# --- Actions drawn from the policy's Gaussian ---
+
+
+def gaussian_policies(name, std):
+    """Two policies with a standard deviation for each action."""
+    return [{**each, "std": np.array(std, np.float32)} for each in two_policies(name)]
+
+
+def test_sampled_actions_are_recorded_as_drawn_and_executed_clipped(pointmass):
+    (weights, _) = gaussian_policies("pointmass", [0.8, 0.8])
+    found = episode(pointmass, EpisodeRules(sampled=True, keep_states=True), weights=weights)
+    beyond = np.abs(found.actions) > 1
+    assert 0.05 < beyond.mean() < 0.95
+    assert found.actions.dtype == np.float32
+    task = make_task(pointmass)
+    observation, _ = task.reset(seed=3)
+    for t, action in enumerate(found.actions):
+        np.testing.assert_array_equal(observation, found.observations[t])
+        observation, reward, _, _, info = task.step(np.clip(action, -1, 1))
+        assert reward == found.rewards[t]
+        assert info["success"] == found.successes[t]
+        np.testing.assert_array_equal(task.get_state(), found.states[t + 1])
+
+
+class Listener:
+    """A task that only notes what it is told to do."""
+
+    def __init__(self, task):
+        self.task, self.told = task, []
+
+    def __getattr__(self, name):
+        return getattr(self.task, name)
+
+    def step(self, action):
+        self.told.append(action)
+        return self.task.step(action)
+
+
+def test_the_simulator_itself_is_given_clipped_actions(pointmass, monkeypatch):
+    listener = Listener(make_task(pointmass))
+    monkeypatch.setattr("cpl_bench.worker._task", lambda card, place: listener)
+    (weights, _) = gaussian_policies("pointmass", [0.8, 0.8])
+    found = episode(pointmass, EpisodeRules(sampled=True), weights=weights)
+    np.testing.assert_array_equal(listener.told, np.clip(found.actions, -1, 1))
+    assert np.abs(listener.told).max() == 1
+    assert np.abs(found.actions).max() > 1
+
+
+def test_each_action_has_its_own_standard_deviation(pointmass):
+    std = [0.05, 0.6]
+    (weights, _) = gaussian_policies("pointmass", std)
+    seeds = list(range(40))
+    drawn = run_episodes(pointmass, seeds, 0, weights, EpisodeRules(sampled=True))
+    noise = np.concatenate(
+        [each.actions - mlp_action(weights, each.observations[:-1]) for each in drawn]
+    )  # (n, a)
+    assert len(noise) == 40 * pointmass.horizon_steps
+    error = 4 / np.sqrt(2 * len(noise))  # four standard errors of a standard deviation, relative
+    np.testing.assert_allclose(noise.std(0), std, rtol=error)
+    np.testing.assert_allclose(noise.mean(0) / std, 0, atol=4 / np.sqrt(len(noise)))
+    assert abs(np.corrcoef(noise.T)[0, 1]) < 0.1
+    assert abs(np.corrcoef(noise[:-1, 1], noise[1:, 1])[0, 1]) < 0.1
+
+
+def test_every_episode_draws_noise_of_its_own(pointmass):
+    (weights, _) = gaussian_policies("pointmass", [0.5, 0.5])
+    one, again, other = (
+        episode(pointmass, EpisodeRules(sampled=True), seed, weights) for seed in (3, 3, 4)
+    )
+    assert_same([one], [again])
+    noises = [each.actions - mlp_action(weights, each.observations[:-1]) for each in (one, other)]
+    assert abs(np.corrcoef(noises[0].ravel(), noises[1].ravel())[0, 1]) < 0.5
+
+
+def test_without_sampling_the_standard_deviation_is_not_used(pointmass):
+    (weights, _) = gaussian_policies("pointmass", [0.5, 0.5])
+    plain = {name: value for name, value in weights.items() if name != "std"}
+    found = [episode(pointmass, EpisodeRules(), weights=each) for each in (weights, plain)]
+    assert_same(found[:1], found[1:])
+    still = weights | {"std": np.zeros(2, np.float32)}
+    assert_same([episode(pointmass, EpisodeRules(sampled=True), weights=still)], found[1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "horizon", "episodes"), [("pointmass", 50, 24), ("drawer-open", 40, 7)]
+)
+def test_the_number_of_workers_changes_no_sampled_action(name, horizon, episodes):
+    task = short_task(name, horizon)
+    std = np.linspace(0.3, 0.9, SIZES[name][1])
+    arguments = (list(range(episodes)), [i % 2 for i in range(episodes)])
+    rules = EpisodeRules(sampled=True, keep_states=True)
+    results = []
+    for workers in (1, 3):
+        with RolloutPool(workers) as pool:
+            results.append(pool.episodes(task, *arguments, gaussian_policies(name, std), rules))
+    assert_same(results[1], results[0])
+    assert max(np.abs(each.actions).max() for each in results[0]) > 1
+
+
 # --- Trouble ---
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -16,19 +17,27 @@ from cpl_bench.errors import UserError
 from cpl_bench.evaluate import evaluate
 from cpl_bench.evaluations import read_evaluations
 from cpl_bench.preferences import load_preferences
+from cpl_bench.presets import configured
 from cpl_bench.runs import RunFolder
 from cpl_bench.sampler import PreferenceSampler
 from cpl_bench.seeds import episode_seeds, training_seeds
-from cpl_bench.train import TrainOptions, choose_device, configured, train
+from cpl_bench.train import TrainOptions, choose_device, train
 
-SETTINGS = {
+BASICS = ("hidden", "learning_rate", "steps", "clone_steps", "segments_per_batch")
+SETTINGS = {  # each method takes those it has
     "hidden": (16, 16),
     "learning_rate": 1e-3,
     "steps": 50,
     "clone_steps": 24,
     "segments_per_batch": 8,
+    "reward_steps": 12,
+    "transitions_per_batch": 64,
+    "transitions_per_collection": 100,
+    "minibatch": 20,
+    "epochs": 2,
+    "lam": 0.75,
 }
-CPL_SETTINGS = {**SETTINGS, "lam": 0.75}
+CPL_SETTINGS = {key: SETTINGS[key] for key in (*BASICS, "lam")}
 EVALUATED = [20, 40, 50]
 METRICS_AT = [4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 50]
 
@@ -52,7 +61,8 @@ def start(dots, pool):
 
     def run(runs, algorithm="cpl", settings=None, pool=pool, **options):
         options = {"seeds": (0, 3), "evaluate_every": 20, "episodes": 3, **options}
-        base = CPL_SETTINGS if algorithm == "cpl" else SETTINGS
+        known = asdict(ALGOS[algorithm].presets["laptop"])
+        base = {key: value for key, value in SETTINGS.items() if key in known}
         config = configured(algorithm, "laptop", {**base, **(settings or {})})
         return train(dots[2], "dots", algorithm, config, TrainOptions(runs=runs, **options), pool)
 
@@ -190,7 +200,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from cpl_bench.rollouts import RolloutPool
-from cpl_bench.train import TrainOptions, configured, train
+from cpl_bench.presets import configured
+from cpl_bench.train import TrainOptions, train
 
 class Deadly(RolloutPool):
     count = 0

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cpl_bench.algos import bc, cpl
+from cpl_bench.algos import bc, cpl, percent, piql, ppo
 from cpl_bench.interface import Algorithm
 
 
@@ -35,5 +35,23 @@ ALGOS: dict[str, Entry] = {
         {"paper": cpl.PAPER, "laptop": cpl.LAPTOP},
         lambda config: f"CPL(λ={config.lam:g})" if config.lam < 1 else "CPL",
         "contrastive preference learning, CPL(λ); --lam 1 is plain CPL",
+    ),
+    "percent-bc": Entry(
+        percent.PercentBC,
+        {"paper": percent.PAPER, "laptop": percent.LAPTOP},
+        lambda config: f"{config.percent:g}%BC",
+        "behaviour cloning of the best X % of the episodes by true return (an oracle)",
+    ),
+    "piql": Entry(
+        piql.PIQL,
+        {"paper": piql.PAPER, "laptop": piql.LAPTOP},
+        lambda config: "P-IQL" if config.reward == "learned" else "IQL (true reward)",
+        "a reward from the comparisons, then implicit Q-learning; --reward true is IQL",
+    ),
+    "ppo": Entry(
+        ppo.PPO,
+        {"paper": ppo.PAPER, "laptop": ppo.LAPTOP},
+        lambda config: "P-PPO" if config.reward == "learned" else "PPO (true reward)",
+        "cloning, a reward from the comparisons, then PPO online; --reward true is PPO",
     ),
 }

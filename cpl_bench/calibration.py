@@ -1,0 +1,106 @@
+"""How good a reward model a dataset allows: what `inspect --reward` measures.
+
+A fresh model is fitted to nine tenths of the episodes and asked about the others: how often does it
+agree with the annotator, and is it as often right as it is sure?
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cpl_bench.algos.ppo import LAPTOP
+from cpl_bench.heldout import held_out_batch, reliability, split_by_episode
+from cpl_bench.interface import Phase
+from cpl_bench.loop import fit
+from cpl_bench.losses import of_comparisons
+from cpl_bench.preferences import load_preferences
+from cpl_bench.reward import RewardModel
+from cpl_bench.sampler import PreferenceSampler
+from cpl_bench.seeds import training_seeds
+
+SEEDS = (0, 1)
+BINS = 5
+LAST_STEPS = 100
+"""Accuracy on the data fitted to is the mean over so many last steps."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured, seeds averaged; shares in 0..1."""
+
+    card: str
+    labels: str
+    """Scorer and kind of comparisons."""
+    segments: int
+    """Held-out ones."""
+    accuracy: float
+    """On the decided comparisons between held-out segments."""
+    fitted_accuracy: float
+    bins: list[tuple[float, float, float, int]]
+    """(lowest confidence, mean confidence, share right, comparisons) each."""
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: |share right − confidence|, averaged over comparisons."""
+        counts = np.array([count for *_, count in self.bins])
+        gaps = np.array([abs(right - sure) for _, sure, right, _ in self.bins])
+        return float((counts * gaps).sum() / counts.sum())
+
+    def row(self) -> str:
+        """A line of the Markdown table."""
+        cells = [self.card, self.labels, f"{self.segments}", f"{self.accuracy:.1%}"]
+        cells += [f"{self.fitted_accuracy:.1%}", f"{self.error:.1%}"]
+        return "| " + " | ".join(cells) + " |"
+
+    def lines(self) -> list[str]:
+        """The reliability table for a terminal."""
+        width = 0.5 / BINS
+        return [
+            f"reward model   right on {self.accuracy:.1%} of the comparisons between "
+            f"{self.segments} held-out segments ({self.fitted_accuracy:.1%} of those fitted to)",
+            f"calibration    error {self.error:.1%}",
+            "                  sure     mean    right   comparisons",
+            *(
+                f"               {low:>4.0%}–{low + width:.0%}".ljust(25)
+                + f"{sure:>7.1%}  {right:>7.1%}  {count:>12,}"
+                for low, sure, right, count in self.bins
+            ),
+        ]
+
+
+def calibrate(preference_file: Path) -> Calibration:
+    """Fit the laptop preset's reward model and measure it on held-out comparisons.
+
+    Raises:
+        UserError: too few comparisons to hold some out.
+    """
+    preferences = load_preferences(preference_file)
+    fitting, held = split_by_episode(preferences)
+    device = torch.device("cpu")
+    seeds = training_seeds(SEEDS)
+    sizes = preferences.observations.shape[1], preferences.actions.shape[1]
+    model = RewardModel(LAPTOP, *sizes, seeds, device)
+    draw = PreferenceSampler(fitting, seeds, LAPTOP.segments_per_batch, device).draw
+    phases, steps = [Phase("reward", LAPTOP.reward_steps, model.fit)], LAPTOP.reward_steps
+    fitted = torch.zeros(len(seeds))
+    pauses = [steps - LAST_STEPS]
+    for pause in fit(phases, {"segments": draw}, pauses, device, label="reward model"):
+        fitted = pause.metrics["reward_accuracy"]
+    batch = held_out_batch(held, len(seeds), device)
+    first, second = of_comparisons(model.segment_sums(batch), batch.first, batch.second)
+    table = reliability(
+        (second - first).sigmoid().flatten().numpy(), batch.prefers_second.flatten().numpy(), BINS
+    )
+    info = preferences.info
+    return Calibration(
+        card=info.title,
+        labels=f"{info.scorer}, {info.pairs}",
+        segments=batch.observations.shape[1],
+        accuracy=float(model.examine(batch)["held_out_accuracy"].mean()),
+        fitted_accuracy=float(fitted.mean()),
+        bins=table,
+    )

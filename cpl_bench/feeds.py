@@ -1,0 +1,127 @@
+"""What the phases of a training are fed with, each feed made once and only if a phase wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cpl_bench.assessment import member_weights
+from cpl_bench.cards import TaskCard
+from cpl_bench.errors import UserError
+from cpl_bench.heldout import split_by_episode
+from cpl_bench.interface import Feed, OnPolicy, Phase, PreferenceBatch, RolloutBatch, Rollouts
+from cpl_bench.preferences import Preferences
+from cpl_bench.returns import best_episodes
+from cpl_bench.rollouts import EpisodeRules, RolloutPool
+from cpl_bench.sampler import PreferenceSampler, TransitionSampler
+from cpl_bench.seeds import episode_seeds
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where batches come from."""
+
+    preferences: Preferences
+    task: TaskCard
+    pool: RolloutPool
+    members: Sequence[int]
+    """The seeds as the user counts them, from 0: they decide the episodes."""
+    seeds: Sequence[int]
+    """The members' training seeds: they decide the batches."""
+    device: torch.device
+
+
+def make_feeds(
+    source: Source, phases: Sequence[Phase], learner: Any, config: Any
+) -> Mapping[Feed, Callable[[Tensor], Any]]:
+    """The feeds that these phases name.
+
+    Raises:
+        UserError: the data do not hold what a feed needs.
+    """
+    makers: dict[Feed, Callable[[], Callable[[Tensor], Any]]] = {
+        "segments": lambda: _segments(source, source.preferences, config),
+        "fitting": lambda: _segments(source, split_by_episode(source.preferences)[0], config),
+        "best episodes": lambda: _best(source, config),
+        "rollouts": lambda: _RolloutFeed(source, phases, learner, config),
+    }
+    wanted: list[Feed] = list(dict.fromkeys(phase.feed for phase in phases if phase.steps))
+    return {name: makers[name]() for name in wanted}
+
+
+def _segments(
+    source: Source, preferences: Preferences, config: Any
+) -> Callable[[Tensor], PreferenceBatch]:
+    return PreferenceSampler(
+        preferences,
+        source.seeds,
+        config.segments_per_batch,
+        source.device,
+        with_rewards=getattr(config, "reward", "") == "true",
+    ).draw
+
+
+def _best(source: Source, config: Any) -> Callable[[Tensor], PreferenceBatch]:
+    rows = best_episodes(source.preferences, config.percent, source.task.horizon_steps)
+    return TransitionSampler(
+        source.preferences.observations[rows],
+        source.preferences.actions[rows],
+        source.seeds,
+        config.transitions_per_batch,
+        source.device,
+    ).draw
+
+
+class _RolloutFeed:
+    """Runs a member's episodes whenever its last collection is used up."""
+
+    def __init__(self, source: Source, phases: Sequence[Phase], learner: OnPolicy, config: Any):
+        self.source, self.learner = source, learner
+        self.begins = sum(phase.steps for phase in phases if phase.feed != "rollouts")
+        if phases[-1].feed != "rollouts" or sum(p.feed == "rollouts" for p in phases) != 1:
+            raise ValueError("rollouts feed the last phase, and only that")
+        self.episodes = -(-learner.transitions_per_collection // source.task.horizon_steps)
+        self.offline = (
+            _segments(source, source.preferences, config) if learner.mixes_offline else None
+        )
+
+    def __call__(self, step: Tensor) -> RolloutBatch:
+        collection, update = divmod(int(step) - self.begins, self.learner.updates_per_collection)
+        fresh = self._collect(collection) if update == 0 else None
+        return RolloutBatch(step, fresh, self.offline(step) if self.offline else None)
+
+    def _collect(self, collection: int) -> Rollouts:
+        source, count = self.source, self.episodes
+        seeds = [
+            seed
+            for member in source.members
+            for seed in episode_seeds("rollouts", count, collection, member)
+        ]
+        policies = [i for i in range(len(source.members)) for _ in range(count)]
+        trajectories = source.pool.episodes(
+            source.task,
+            seeds,
+            policies,
+            member_weights(self.learner.behaviour()),
+            EpisodeRules(sampled=True),
+            label=f"collection {collection + 1}",
+        )
+        if any(len(each.rewards) != source.task.horizon_steps for each in trajectories):
+            raise UserError(f"{source.task.name} ends episodes early; on-policy methods can't.")
+
+        def stacked(name: str) -> Tensor:
+            values = np.stack([getattr(each, name) for each in trajectories])
+            tensor = torch.tensor(values, device=source.device)
+            return tensor.view(len(source.members), count, *tensor.shape[1:])
+
+        return Rollouts(
+            observations=stacked("observations"),
+            actions=stacked("actions"),
+            rewards=stacked("rewards").float(),
+            successes=stacked("succeeded"),
+        )

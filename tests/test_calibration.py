@@ -1,0 +1,52 @@
+"""What `inspect` measures of reward models, and the page that keeps a line a card."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cpl_bench import calibration
+from cpl_bench.calibration import Calibration, calibrate
+from cpl_bench.cards import load_dataset_card
+from cpl_bench.datasets_page import record
+from cpl_bench.probe import Probe
+
+PROBE = Probe(load_dataset_card("drawer-open-small"), 0.6, 0.99, 0.75, 0.03)
+MEASURED = Calibration(
+    "dots", "regret, dense", 40, 0.8, 0.9, [(0.5, 0.55, 0.65, 10), (0.9, 0.95, 0.93, 30)]
+)
+
+
+def test_the_error_weighs_bins_by_their_comparisons():
+    assert MEASURED.error == pytest.approx((10 * 0.10 + 30 * 0.02) / 40)
+    assert "| 80.0% | 90.0% | 4.0% |" in MEASURED.row()
+    assert any("90%–100%" in line and "93.0%" in line for line in MEASURED.lines())
+
+
+def test_the_point_mass_allows_a_good_reward_model(dots, monkeypatch):
+    monkeypatch.setattr(calibration, "LAPTOP", replace(calibration.LAPTOP, hidden=(64, 64)))
+    measured = calibrate(dots[2])
+    assert measured.card == "dots"
+    assert measured.accuracy > 0.8
+    assert measured.fitted_accuracy > 0.8
+    counts = sum(count for *_, count in measured.bins)
+    right = sum(share * count for *_, share, count in measured.bins) / counts
+    assert right == pytest.approx(measured.accuracy, abs=0.01)  # of decided ones, both ways
+    assert measured.error < 0.15
+    assert np.all(np.diff([low for low, *_ in measured.bins]) > 0)
+
+
+def test_the_page_keeps_one_line_a_card_and_table(tmp_path):
+    path = tmp_path / "README.md"
+    record(path, "probe", "drawer-open-small", PROBE.row())
+    record(path, "reward", "dots", MEASURED.row())
+    other = replace(PROBE, card=load_dataset_card("bin-picking"))
+    record(path, "probe", "bin-picking", other.row())
+    record(path, "probe", "drawer-open-small", replace(PROBE, sft=0.7).row())
+    lines = [line for line in path.read_text().splitlines() if line.startswith("| ")]
+    names = [line.split("|")[1].strip() for line in lines]
+    assert names == ["card", "bin-picking", "drawer-open-small", "card", "dots"]
+    assert "70.0% ± 3.0%" in lines[2]
+    before = path.read_text()
+    record(path, "reward", "dots", MEASURED.row())
+    assert path.read_text() == before
