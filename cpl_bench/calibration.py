@@ -63,7 +63,7 @@ class Calibration:
             f"reward model   right on {self.accuracy:.1%} of the comparisons between "
             f"{self.segments} held-out segments ({self.fitted_accuracy:.1%} of those fitted to)",
             f"calibration    error {self.error:.1%}",
-            "                  sure     mean    right   comparisons",
+            "                  sure     mean    right   comparisons of both seeds",
             *(
                 f"               {low:>4.0%}–{low + width:.0%}".ljust(25)
                 + f"{sure:>7.1%}  {right:>7.1%}  {count:>12,}"
@@ -84,7 +84,9 @@ def calibrate(preference_file: Path) -> Calibration:
     seeds = training_seeds(SEEDS)
     sizes = preferences.observations.shape[1], preferences.actions.shape[1]
     model = RewardModel(LAPTOP, *sizes, seeds, device)
-    draw = PreferenceSampler(fitting, seeds, LAPTOP.segments_per_batch, device).draw
+    size = preferences.info.ranked_size or 2
+    count = -(-LAPTOP.segments_per_batch // size) * size  # whole questions
+    draw = PreferenceSampler(fitting, seeds, count, device).draw
     phases, steps = [Phase("reward", LAPTOP.reward_steps, model.fit)], LAPTOP.reward_steps
     fitted = torch.zeros(len(seeds))
     pauses = [steps - LAST_STEPS]
@@ -92,8 +94,9 @@ def calibrate(preference_file: Path) -> Calibration:
         fitted = pause.metrics["reward_accuracy"]
     batch = held_out_batch(held, len(seeds), device)
     first, second = of_comparisons(model.segment_sums(batch), batch.first, batch.second)
+    answers = batch.prefers_second
     table = reliability(
-        (second - first).sigmoid().flatten().numpy(), batch.prefers_second.flatten().numpy(), BINS
+        (second - first).sigmoid().flatten().numpy(), answers.flatten().numpy(), BINS
     )
     info = preferences.info
     return Calibration(

@@ -35,7 +35,7 @@ def call(verb: str, words: Sequence[str]) -> None:
 
 
 def quickstart(out: Path = Path("runs/quickstart"), workers: int = 0) -> None:
-    """Everything on one small task, in minutes: data, SFT, CPL, CPL(λ), curves, a page.
+    """Everything on one small task, in minutes: data, SFT, P-PPO, CPL, CPL(λ), curves, a page.
 
     What is on disk is not done again: after an interruption, give the same command.
 
@@ -49,7 +49,7 @@ def quickstart(out: Path = Path("runs/quickstart"), workers: int = 0) -> None:
 
     with RolloutPool(workers or None) as pool:
         result = run_experiment(load_experiment("quickstart"), out, pool)
-    print(f"\n{_table(result.rows)}\n\nLook at {result.page} and {result.figure}.")
+    print(f"\n{_table(result)}\n\nLook at {result.page} and {result.figure}.")
 
 
 def list_(what: Annotated[ListKind, tyro.conf.Positional] = "all") -> None:
@@ -204,7 +204,7 @@ def report(
     if not folders:
         raise UserError("There are no runs to report on. Name run folders: runs/drawer-open/*.")
     result = compare(folders, out or folders[0].parent / "report", title)
-    print(f"{_table(result.rows)}\n\n→ {result.page}, {result.figure}, {result.table}")
+    print(f"{_table(result)}\n\n→ {result.page}, {result.figure}, {result.table}")
 
 
 def sweep(experiment: Name, /, workers: int = 0) -> None:
@@ -222,7 +222,7 @@ def sweep(experiment: Name, /, workers: int = 0) -> None:
     out = Path("runs") / loaded.name
     with RolloutPool(workers or None) as pool:
         result = run_experiment(loaded, out, pool)
-    print(f"\n{_table(result.rows)}\n")
+    print(f"\n{_table(result)}\n")
     folder = experiment_folder(experiment)
     if folder is None:
         print(f"Not published: no checkout of results/{loaded.name} here. Everything is in {out}.")
@@ -343,12 +343,17 @@ def _record(section: Any, card: str, row: str) -> None:
         record(cards.CHECKOUT / "datasets" / "README.md", section, card, row)
 
 
-def _table(rows: Sequence[Any]) -> str:
-    """The table for a terminal."""
+def _table(result: Any) -> str:
+    """The table of a report, for a terminal."""
+    rows = result.rows
     head = f"{'dataset':<24}{'method':<18}{'peak':>7}{'last':>7}   95 % interval of last"
     lines = [
         f"{row.dataset:<24}{row.method:<18}{row.peak:>7.1%}{row.last:>7.1%}   "
         f"[{row.ci_low:.1%}, {row.ci_high:.1%}]  {row.seeds} seeds × {row.episodes} episodes"
         for row in rows
+    ]
+    lines += [
+        f"{method} took {steps:,} simulator steps a seed to learn; offline methods take none."
+        for method, steps in result.online_transitions.items()
     ]
     return "\n".join([head, *lines])

@@ -46,7 +46,8 @@ def make_feeds(
     """
     makers: dict[Feed, Callable[[], Callable[[Tensor], Any]]] = {
         "segments": lambda: _segments(source, source.preferences, config),
-        "fitting": lambda: _segments(source, split_by_episode(source.preferences)[0], config),
+        "rewarded segments": lambda: _segments(source, source.preferences, config, rewards=True),
+        "fitting": lambda: _fitting(source, config),
         "best episodes": lambda: _best(source, config),
         "rollouts": lambda: _RolloutFeed(source, phases, learner, config),
     }
@@ -55,15 +56,24 @@ def make_feeds(
 
 
 def _segments(
-    source: Source, preferences: Preferences, config: Any
+    source: Source, preferences: Preferences, config: Any, rewards: bool = False
 ) -> Callable[[Tensor], PreferenceBatch]:
     return PreferenceSampler(
         preferences,
         source.seeds,
         config.segments_per_batch,
         source.device,
-        with_rewards=getattr(config, "reward", "") == "true",
+        with_rewards=rewards,
     ).draw
+
+
+def _fitting(source: Source, config: Any) -> Callable[[Tensor], PreferenceBatch]:
+    if config.reward_loss == "ranking" and source.preferences.info.pairs == "sparse":
+        raise UserError(
+            f"{source.preferences.info.title} holds single comparisons, and --reward-loss ranking "
+            "needs ranked answers. Label with --pairs ranked or dense, or use --reward-loss pairs."
+        )
+    return _segments(source, split_by_episode(source.preferences)[0], config)
 
 
 def _best(source: Source, config: Any) -> Callable[[Tensor], PreferenceBatch]:
@@ -77,6 +87,11 @@ def _best(source: Source, config: Any) -> Callable[[Tensor], PreferenceBatch]:
     ).draw
 
 
+def episodes_per_collection(learner: OnPolicy, horizon_steps: int) -> int:
+    """Whole episodes that hold the transitions a collection wants, a member."""
+    return -(-learner.transitions_per_collection // horizon_steps)
+
+
 class _RolloutFeed:
     """Runs a member's episodes whenever its last collection is used up."""
 
@@ -85,7 +100,7 @@ class _RolloutFeed:
         self.begins = sum(phase.steps for phase in phases if phase.feed != "rollouts")
         if phases[-1].feed != "rollouts" or sum(p.feed == "rollouts" for p in phases) != 1:
             raise ValueError("rollouts feed the last phase, and only that")
-        self.episodes = -(-learner.transitions_per_collection // source.task.horizon_steps)
+        self.episodes = episodes_per_collection(learner, source.task.horizon_steps)
         self.offline = (
             _segments(source, source.preferences, config) if learner.mixes_offline else None
         )
@@ -111,8 +126,6 @@ class _RolloutFeed:
             EpisodeRules(sampled=True),
             label=f"collection {collection + 1}",
         )
-        if any(len(each.rewards) != source.task.horizon_steps for each in trajectories):
-            raise UserError(f"{source.task.name} ends episodes early; on-policy methods can't.")
 
         def stacked(name: str) -> Tensor:
             values = np.stack([getattr(each, name) for each in trajectories])

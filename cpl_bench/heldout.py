@@ -23,13 +23,14 @@ from cpl_bench.sampler import clipped
 from cpl_bench.seeds import generator
 
 SHARE = 0.1
-"""Of the episodes that hold a segment."""
+"""Of the episodes that hold a segment; of ranked data less, 2/K of it, since a held-out segment
+takes its whole question with it."""
 SEGMENTS = 200
 """At most so many are measured at once: all pairs of 200 are 19,900."""
 
 
 def split_by_episode(
-    preferences: Preferences, share: float = SHARE
+    preferences: Preferences, share: float | None = None
 ) -> tuple[Preferences, Preferences]:
     """(fitting, held out): the same steps, each with its own segments and comparisons.
 
@@ -39,6 +40,7 @@ def split_by_episode(
         UserError: one side would have nothing to compare.
     """
     ends, starts = preferences.episode_ends, preferences.segment_starts
+    share = share or SHARE * 2 / max(preferences.info.ranked_size, 2)
     episodes = np.searchsorted(ends, starts, side="right")  # (n,)
     able = generator("held out", 0).permutation(np.unique(episodes))
     held = np.isin(episodes, able[: max(1, round(share * len(able)))])  # (n,)
@@ -51,7 +53,7 @@ def split_by_episode(
                 f"{preferences.info.title}: a reward model is fitted to comparisons within some "
                 "episodes and measured on those within the others, held-out ones, and there are "
                 f"too few here ({len(able)} episodes with segments, {len(starts)} segments). Label "
-                "more segments, or use a method without a reward model: sft, cpl."
+                "more segments, or use a method without a reward model."
             )
     return sides
 

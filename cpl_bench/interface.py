@@ -41,7 +41,7 @@ class PreferenceBatch:
 class Rollouts:
     """E whole episodes of T steps by each member's own stochastic policy.
 
-    The tasks here never terminate: step T is a time limit, after which the discount stays 1.
+    The tasks here never terminate: step T is a time limit, after which the next value counts.
     """
 
     observations: Float[Tensor, "s E T1 o"]
@@ -66,12 +66,14 @@ class RolloutBatch:
     """Segments of the data, for methods that mix them in."""
 
 
-Feed = Literal["segments", "fitting", "best episodes", "rollouts"]
+Feed = Literal["segments", "rewarded segments", "fitting", "best episodes", "rollouts"]
 """What a phase is fed with.
 
-segments: segments of all the data, with comparisons. fitting: only those of the episodes that
-reward models are fitted to; the other episodes are held out. best episodes: transitions of the
-episodes with the highest returns, as segments of one step. rollouts: the policy's own episodes."""
+segments: segments of all the data, with comparisons.
+rewarded segments: the same, with true rewards.
+fitting: only those of the episodes that reward models are fitted to; the others are held out.
+best episodes: transitions of the episodes with the highest returns, as segments of one step.
+rollouts: the policy's own episodes."""
 
 
 class Phase(NamedTuple):
@@ -80,7 +82,8 @@ class Phase(NamedTuple):
     name: str
     steps: int
     update: Callable[[Any], Metrics]
-    """Takes a PreferenceBatch, or a RolloutBatch where it is fed with rollouts."""
+    """Takes a PreferenceBatch, or a RolloutBatch where it is fed with rollouts. What takes the
+    former branches on no number of the device, so that it can become a CUDA graph."""
     feed: Feed = "segments"
 
 
@@ -120,7 +123,7 @@ class OnPolicy(Protocol):
     """What a method offers that learns from its own rollouts, beyond `Algorithm`."""
 
     transitions_per_collection: int
-    """At least so many a member, rounded up to whole episodes."""
+    """At least so many a member: see `episodes_per_collection`."""
     updates_per_collection: int
     """Gradient steps that one collection serves."""
     mixes_offline: bool

@@ -18,12 +18,12 @@ from torch import Tensor
 from cpl_bench.errors import UserError
 from cpl_bench.interface import Metrics, PreferenceBatch
 from cpl_bench.losses import fixed_variance_log_prob
+from cpl_bench.optimisers import WarmAdam
 from cpl_bench.random_bits import member_keys, random_bytes
 
 DROPOUT_STREAM = 1  # + the layer's number
-NETWORK_STRIDE = (
-    0x9E3779B9  # a method's networks take their first weights from seeds this far apart
-)
+NETWORK_STRIDE = 0x9E3779B9
+"""A method's networks take their first weights from seeds this far apart."""
 
 
 def check_training(config: Any) -> None:
@@ -33,7 +33,7 @@ def check_training(config: Any) -> None:
         UserError: the first that is wrong.
     """
     positive = ("positive", lambda value: 0 < value < float("inf"))
-    counts = {"steps": 1, "clone_steps": 0, "reward_steps": 0, "segments_per_batch": 2}
+    counts = {"steps": 1, "clone_steps": 0, "segments_per_batch": 2}
     refuse(
         config,
         {
@@ -61,6 +61,47 @@ def refuse(config: Any, wanted: Mapping[str, tuple[str, Callable[[Any], bool]]])
             raise UserError(f"--{name.replace('_', '-')} must be {allowed}, not {value}.")
 
 
+class MLP:
+    """s perceptrons side by side, ReLU between layers and nothing after the last."""
+
+    def __init__(
+        self, sizes: Sequence[int], seeds: Sequence[int], device: torch.device, network: int
+    ):
+        """`network` numbers the networks of a method: each begins with weights of its own."""
+        self.sizes = list(sizes)
+        seeds = [seed + network * NETWORK_STRIDE for seed in seeds]
+        self.parameters = _orthogonal(self.sizes, seeds, device)
+
+    def __call__(
+        self,
+        x: Float[Tensor, "s n i"],
+        activate: Callable[[Tensor, int], Tensor] = lambda x, layer: x.relu(),
+    ) -> Float[Tensor, "s n j"]:
+        """Each member's rows through its own perceptron; `activate` is told the layer's number."""
+        layers = len(self.sizes) - 1
+        for i in range(layers):
+            x = torch.baddbmm(self.parameters[f"b{i}"].unsqueeze(1), x, self.parameters[f"w{i}"])
+            if i < layers - 1:
+                x = activate(x, i)
+        return x
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights, flat."""
+        return {name: value.detach().clone() for name, value in self.parameters.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take up where `state()` was taken."""
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.copy_(state[name])
+
+    def follow(self, leader: MLP, share: float) -> None:
+        """Move by `share` of the way to the leader's weights (Polyak averaging); 1 copies."""
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.lerp_(leader.parameters[name], share)
+
+
 class Policy:
     """A deterministic policy μ(s) = tanh(MLP(s)) a member, and the optimisers that improve it."""
 
@@ -73,11 +114,11 @@ class Policy:
         seeds: Sequence[int],
         device: torch.device,
     ):
-        self.sizes = [observation_size, *hidden, action_size]
-        self.layers = len(self.sizes) - 1
+        sizes = [observation_size, *hidden, action_size]
+        self.network = MLP(sizes, seeds, device, network=0)
+        self.parameters = self.network.parameters
         self.dropped_of_256 = round(256 * dropout)
         self.keys = member_keys(seeds, device)
-        self.parameters = _orthogonal(self.sizes, seeds, device)
         self.optimisers: dict[str, WarmAdam] = {}
 
     def add_optimiser(
@@ -121,16 +162,14 @@ class Policy:
 
     def state(self) -> dict[str, Tensor]:
         """Weights and optimisers, flat."""
-        state = {name: value.detach().clone() for name, value in self.parameters.items()}
+        state = self.network.state()
         for phase, optimiser in self.optimisers.items():
             state |= {f"{phase}.{name}": value for name, value in optimiser.state().items()}
         return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take up where `state()` was taken."""
-        with torch.no_grad():
-            for name, value in self.parameters.items():
-                value.copy_(state[name])
+        self.network.load_state(state)
         for phase, optimiser in self.optimisers.items():
             start = f"{phase}."
             optimiser.load_state(
@@ -140,15 +179,13 @@ class Policy:
     def _forward(
         self, x: Float[Tensor, "s n o"], step: Int[Tensor, ""] | None
     ) -> Float[Tensor, "s n a"]:
-        for i in range(self.layers):
-            x = torch.baddbmm(self.parameters[f"b{i}"].unsqueeze(1), x, self.parameters[f"w{i}"])
-            if i == self.layers - 1:
-                return x.tanh()
-            if step is None or not self.dropped_of_256:
-                x = x.relu()
-            else:
-                x = _DroppedReLU.apply(x, *self._dropped(x, step, i))
-        raise AssertionError("an MLP has at least one layer")
+        if step is None or not self.dropped_of_256:
+            return self.network(x).tanh()
+
+        def drop(x: Tensor, layer: int) -> Tensor:
+            return _DroppedReLU.apply(x, *self._dropped(x, step, layer))
+
+        return self.network(x, drop).tanh()
 
     def _dropped(
         self, x: Float[Tensor, "s n h"], step: Int[Tensor, ""], layer: int
@@ -178,43 +215,6 @@ class _DroppedReLU(torch.autograd.Function):
         return passed.mul_(ctx.scale), None, None
 
 
-class MLP:
-    """s perceptrons side by side, ReLU between layers and nothing after the last."""
-
-    def __init__(
-        self, sizes: Sequence[int], seeds: Sequence[int], device: torch.device, network: int
-    ):
-        """`network` numbers the networks of a method: each begins with weights of its own."""
-        self.sizes = list(sizes)
-        seeds = [seed + network * NETWORK_STRIDE for seed in seeds]
-        self.parameters = _orthogonal(self.sizes, seeds, device)
-
-    def __call__(self, x: Float[Tensor, "s n i"]) -> Float[Tensor, "s n j"]:
-        """Each member's rows through its own perceptron."""
-        layers = len(self.sizes) - 1
-        for i in range(layers):
-            x = torch.baddbmm(self.parameters[f"b{i}"].unsqueeze(1), x, self.parameters[f"w{i}"])
-            if i < layers - 1:
-                x = x.relu()
-        return x
-
-    def state(self) -> dict[str, Tensor]:
-        """The weights, flat."""
-        return {name: value.detach().clone() for name, value in self.parameters.items()}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take up where `state()` was taken."""
-        with torch.no_grad():
-            for name, value in self.parameters.items():
-                value.copy_(state[name])
-
-    def follow(self, leader: MLP | Policy, share: float) -> None:
-        """Move by `share` of the way to the leader's weights (Polyak averaging); 1 copies."""
-        with torch.no_grad():
-            for name, value in self.parameters.items():
-                value.lerp_(leader.parameters[name], share)
-
-
 def prefixed(networks: Mapping[str, MLP]) -> dict[str, Tensor]:
     """The parameters of several networks under one roof, for one optimiser."""
     return {
@@ -236,72 +236,6 @@ def unpack(parts: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     for name, part in parts.items():
         start = f"{name}/"
         part.load_state({k[len(start) :]: v for k, v in state.items() if k.startswith(start)})
-
-
-class WarmAdam:
-    """torch's Adam over named parameters, with a linear warm-up and a flat state.
-
-    Every parameter has members on its leading axis.
-    """
-
-    def __init__(
-        self,
-        parameters: dict[str, Tensor],
-        learning_rate: float,
-        warmup_steps: int = 0,
-        cosine_steps: int = 0,
-        largest_gradient: float = float("inf"),
-    ):
-        """Cosine: over so many steps the rate falls to 0; 0 keeps it. A member's gradient is
-        scaled down to the norm `largest_gradient`."""
-        self.cosine_steps, self.largest_gradient = cosine_steps, largest_gradient
-        device = next(iter(parameters.values())).device
-        self.parameters = parameters
-        self.learning_rate, self.warmup_steps = learning_rate, max(warmup_steps, 1)
-        self._rate = torch.tensor(learning_rate, device=device)
-        self._taken = torch.zeros((), device=device)
-        self._adam = torch.optim.Adam(list(parameters.values()), lr=self._rate, fused=True)
-
-    def step(self, loss: Float[Tensor, ""]) -> None:
-        """One update; the rate grows to its full value over the warm-up."""
-        self._taken += 1
-        share = (self._taken / self.warmup_steps).clamp_max(1)
-        if self.cosine_steps:
-            way = torch.pi * (self._taken - 1) / self.cosine_steps
-            share = share * (0.5 + 0.5 * way.clamp_max(torch.pi).cos())
-        self._rate.copy_(self.learning_rate * share)
-        self._adam.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.largest_gradient < float("inf"):
-            self._shorten_gradients()
-        self._adam.step()
-
-    def _shorten_gradients(self) -> None:
-        gradients = [each.grad for each in self.parameters.values() if each.grad is not None]
-        squares = torch.stack([each.square().flatten(1).sum(1) for each in gradients])  # (p, s)
-        norm = squares.sum(0).sqrt()  # (s,)
-        share = (self.largest_gradient / (norm + 1e-6)).clamp_max(1)
-        for each in gradients:
-            each.mul_(share.view(-1, *[1] * (each.ndim - 1)))
-
-    def state(self) -> dict[str, Tensor]:
-        """Steps taken and both moments of every parameter (absent before the first step)."""
-        state = {"taken": self._taken.clone()}
-        for name, parameter in self.parameters.items():
-            for key, value in self._adam.state[parameter].items():
-                state[f"{name}.{key}"] = value.clone()
-        return state
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take up where `state()` was taken."""
-        self._taken.copy_(state["taken"])
-        for name, parameter in self.parameters.items():
-            start = f"{name}."
-            self._adam.state[parameter] = {
-                key[len(start) :]: value.clone().to(parameter.device)
-                for key, value in state.items()
-                if key.startswith(start)
-            }
 
 
 def _orthogonal(

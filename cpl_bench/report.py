@@ -25,6 +25,8 @@ class ReportResult:
     """Learned reward and true return, if a run noted both while it learned on the simulator."""
     page: Path
     rows: tuple[TableRow, ...]
+    online_transitions: dict[str, int]
+    """Simulator steps that a seed takes to learn, of the methods that take any."""
 
 
 def report(run_folders: list[Path], out: Path, title: str = "", intro: str = "") -> ReportResult:
@@ -73,6 +75,9 @@ def report(run_folders: list[Path], out: Path, title: str = "", intro: str = "")
         reward=out / "reward.png" if reward_figure else None,
         page=page_path,
         rows=rows,
+        online_transitions={
+            run.method: run.online_transitions for run in runs if run.online_transitions
+        },
     )
     if reward_figure:
         write_atomically(out / "reward.png", reward_figure)

@@ -7,21 +7,14 @@ from cpl_bench.errors import UserError
 from cpl_bench.preferences import Preferences
 
 
-def true_rewards(preferences: Preferences, needed: str) -> Float32[np.ndarray, "N"]:
+def true_rewards(preferences: Preferences) -> Float32[np.ndarray, "N"]:
     """The reward of each step.
-
-    Args:
-        preferences: perhaps with rewards.
-        needed: who needs them and what for, for the message: "percent-bc needs to choose episodes".
 
     Raises:
         UserError: the file holds none.
     """
     if preferences.rewards is None:
-        raise UserError(
-            f"The preference file of {preferences.info.title} holds no rewards, which {needed}. "
-            "Methods that learn without them: sft, cpl, piql, ppo."
-        )
+        raise UserError(f"The preference file of {preferences.info.title} holds no true rewards.")
     return preferences.rewards
 
 
@@ -45,7 +38,7 @@ def best_episodes(
     Raises:
         UserError: the file holds no rewards.
     """
-    rewards = true_rewards(preferences, "percent-bc needs to choose episodes")
+    rewards = true_rewards(preferences)
     starts, ends = preferences.episode_starts, preferences.episode_ends
     returns = np.add.reduceat(rewards, starts, dtype=np.float64)  # (E,)
     if preferences.episode_successes is not None:

@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cpl_bench.errors import UserError
 from cpl_bench.interface import Metrics, PreferenceBatch
 from cpl_bench.losses import (
     fixed_variance_log_prob,
@@ -25,9 +24,11 @@ from cpl_bench.losses import (
     preferred,
     ranking_nll,
 )
-from cpl_bench.networks import MLP, WarmAdam, pack, prefixed, refuse, unpack
+from cpl_bench.networks import MLP, pack, prefixed, refuse, unpack
+from cpl_bench.optimisers import WarmAdam
 
-NETWORKS = 100  # the numbers of a reward model's networks begin here
+NETWORK = 100  # the first number of a reward model's networks
+ENSEMBLE_STRIDE = 0x632BE59BD9  # its ensemble begins with weights from seeds this far apart
 
 
 def check_reward(config: Any) -> None:
@@ -43,13 +44,19 @@ def check_reward(config: Any) -> None:
             "reward_loss": ("pairs or ranking", lambda value: value in ("pairs", "ranking")),
             "reward_ensemble": ("at least 1", lambda value: value >= 1),
             "reward_imitation": ("at least 0", lambda value: 0 <= value < float("inf")),
-            "reward_steps": ("at least 0", lambda value: value >= 0),
+            "reward_steps": (
+                "at least 1 if the reward is learned",
+                lambda value: value >= 1 or config.reward == "true",
+            ),
         },
     )
 
 
 class RewardModel:
-    """r_θ(s, a) for s members, each the mean of an ensemble of E."""
+    """r_θ(s, a) for s members, each the mean of an ensemble of E.
+
+    The ensemble's networks see the same batches and differ by their first weights.
+    """
 
     def __init__(
         self,
@@ -62,17 +69,17 @@ class RewardModel:
         """`config` has the fields hidden, learning_rate, reward_ensemble, reward_bounded,
         reward_imitation and reward_loss."""
         self.config, self.size = config, config.reward_ensemble
-        seeds = [seed + NETWORKS * e for seed in seeds for e in range(self.size)]  # (s E)
+        seeds = [seed + ENSEMBLE_STRIDE * e for seed in seeds for e in range(self.size)]  # (s E)
         first, *later = config.hidden
         if config.reward_imitation:
             self.networks = {
-                "trunk": MLP([observation_size, first], seeds, device, NETWORKS),
-                "reward": MLP([first + action_size, *later, 1], seeds, device, NETWORKS + 1),
-                "imitation": MLP([first, action_size], seeds, device, NETWORKS + 2),
+                "trunk": MLP([observation_size, first], seeds, device, NETWORK),
+                "reward": MLP([first + action_size, *later, 1], seeds, device, NETWORK + 1),
+                "imitation": MLP([first, action_size], seeds, device, NETWORK + 2),
             }
         else:
             sizes = [observation_size + action_size, *config.hidden, 1]
-            self.networks = {"reward": MLP(sizes, seeds, device, NETWORKS)}
+            self.networks = {"reward": MLP(sizes, seeds, device, NETWORK)}
         self.optimiser = WarmAdam(prefixed(self.networks), config.learning_rate)
 
     def __call__(
@@ -83,11 +90,7 @@ class RewardModel:
             return self._ensemble(observations, actions)[0].unflatten(0, (-1, self.size)).mean(1)
 
     def fit(self, batch: PreferenceBatch) -> Metrics:
-        """One gradient step on a batch's comparisons.
-
-        Raises:
-            UserError: the loss wants rankings and the batch has none.
-        """
+        """One gradient step on a batch's comparisons."""
         sums, imitated = self._of_segments(batch)
         first, second = (
             each.repeat_interleave(self.size, 0) for each in (batch.first, batch.second)
@@ -157,13 +160,10 @@ class RewardModel:
 
     def _ranking_loss(self, sums: Float[Tensor, "n m"], batch: PreferenceBatch) -> Tensor:
         if not batch.ranked:
-            raise UserError(
-                "--reward-loss ranking needs ranked answers, and these are single comparisons. "
-                "Label with --pairs ranked or dense, or use --reward-loss pairs."
-            )
+            raise ValueError("a ranking loss needs ranked answers")
         shape = (-1, sums.shape[1] // batch.ranked, batch.ranked)
         within = not_worse(batch).repeat_interleave(self.size, 0)
-        return ranking_nll(sums.view(shape), within).mean(1)
+        return ranking_nll(sums.view(shape), within).mean(1) / batch.ranked  # an item
 
     def _members(self, values: Float[Tensor, " n"]) -> Float[Tensor, " s"]:
         return values.detach().view(-1, self.size).mean(1)

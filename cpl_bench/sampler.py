@@ -67,7 +67,7 @@ class PreferenceSampler:
         self._actions = _windows(clipped(preferences.actions), k, device)
         self._rewards = None
         if with_rewards:
-            rewards = true_rewards(preferences, "this method needs to learn from")
+            rewards = true_rewards(preferences)
             self._rewards = _windows(rewards[:, None], k, device)
         self._starts = torch.tensor(preferences.segment_starts, device=device)  # (n,)
         if self._dense:

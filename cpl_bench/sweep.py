@@ -144,8 +144,12 @@ def equivalent_command(experiment: Experiment, dataset: str, method: Method) -> 
     words += ["--preset", experiment.preset, "--note", slug(method.label)]
     words += ["--title", method.label, method.algorithm]
     for key, value in method.settings.items():
-        values = value if isinstance(value, list | tuple) else [value]
-        words += [f"--{key.replace('_', '-')}", *map(str, values)]
+        option = key.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            values = value if isinstance(value, list | tuple) else [value]
+            words += [f"--{option}", *map(str, values)]
     return shlex.join(words)
 
 

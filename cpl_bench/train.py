@@ -16,7 +16,7 @@ import torch
 from cpl_bench.algos import ALGOS
 from cpl_bench.cards import load_task
 from cpl_bench.errors import UserError, unknown_name
-from cpl_bench.feeds import Source, make_feeds
+from cpl_bench.feeds import Source, episodes_per_collection, make_feeds
 from cpl_bench.heldout import held_out_batch, split_by_episode
 from cpl_bench.interface import Phase, RewardLearner
 from cpl_bench.loop import fit
@@ -28,6 +28,8 @@ from cpl_bench.runs import RunFolder, commit, machine, versions
 from cpl_bench.seeds import training_seeds
 
 METRICS_PER_EVALUATION = 5
+REWARDED = ("rewarded segments", "best episodes")
+"""The feeds that need the true rewards."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,12 @@ def train(
     )
     phases = learner.phases(config.steps)
     task = load_task(preferences.info.task)
+    if preferences.rewards is None and any(phase.feed in REWARDED for phase in phases):
+        others = ", ".join(name for name, entry in ALGOS.items() if not entry.oracle)
+        raise UserError(
+            f"{preference_file} holds no rewards, and {ALGOS[algorithm].title(config)} "
+            f"({algorithm}) learns from the true ones. Methods that learn without them: {others}."
+        )
     source = Source(preferences, task, pool, options.seeds, seeds, device)
     feeds = make_feeds(source, phases, learner, config)
     name = f"{algorithm}-{options.note}" if options.note else algorithm
@@ -151,7 +159,7 @@ def online_transitions(phases: Sequence[Phase], learner: Any, horizon_steps: int
     updates = sum(phase.steps for phase in phases if phase.feed == "rollouts")
     if not updates:
         return 0
-    episodes = -(-learner.transitions_per_collection // horizon_steps)
+    episodes = episodes_per_collection(learner, horizon_steps)
     return -(-updates // learner.updates_per_collection) * episodes * horizon_steps
 
 

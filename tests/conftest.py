@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-SHAPED = ["interface", "losses", "networks", "sampler", "reward", "algos"]
+SHAPED = ["interface", "losses", "networks", "optimisers", "sampler", "reward", "algos"]
 
 with install_import_hook([f"cpl_bench.{name}" for name in SHAPED], "beartype.beartype"):
     import cpl_bench.algos

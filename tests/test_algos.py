@@ -25,7 +25,8 @@ from cpl_bench.feeds import Source, make_feeds
 from cpl_bench.interface import PreferenceBatch, RolloutBatch, Rollouts
 from cpl_bench.label import label
 from cpl_bench.loop import fit
-from cpl_bench.networks import Policy, WarmAdam
+from cpl_bench.networks import Policy
+from cpl_bench.optimisers import WarmAdam
 from cpl_bench.preferences import load_preferences
 from cpl_bench.presets import configured
 from cpl_bench.sampler import PreferenceSampler

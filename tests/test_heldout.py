@@ -139,7 +139,9 @@ def test_the_split_depends_on_the_episodes_alone():
     [("dense", 30, 1), ("dense", 10, 40), ("sparse", 20, 40), ("ranked", 12, 40)],
 )
 def test_too_little_data_is_refused(pairs, segments, episodes):
-    with pytest.raises(UserError, match=rf"toy: .*too few here .*, {segments} segments.*sft, cpl"):
+    with pytest.raises(
+        UserError, match=rf"toy: .*too few here .*, {segments} segments.*without a reward model"
+    ):
         split_by_episode(make(pairs, segments, episodes))
 
 

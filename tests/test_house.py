@@ -29,7 +29,9 @@ TORCH_FREE = (
     "scorers",
     "progress",
 )
-ALGORITHMS_MAY_IMPORT = {"interface", "losses", "networks", "reward", "random_bits", "errors"}
+ALGORITHMS_MAY_IMPORT = {
+    "interface", "losses", "networks", "optimisers", "reward", "random_bits", "errors"
+}  # fmt: skip
 ALGORITHMS_MAY_USE = {"torch", "numpy", "jaxtyping"} | sys.stdlib_module_names
 PICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 HEAVY = ("torch", "gymnasium", "matplotlib", "minari", "mujoco", "metaworld", "tensorboard")

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from cpl_bench.errors import UserError
-from cpl_bench.networks import MLP, Policy, WarmAdam, pack, prefixed, refuse, unpack
+from cpl_bench.networks import MLP, Policy, pack, prefixed, refuse, unpack
+from cpl_bench.optimisers import WarmAdam
 
 CPU = torch.device("cpu")
 SEEDS = [3, 4, 5]

@@ -31,7 +31,7 @@ SMALL = replace(
 )
 
 
-def train_on_dots(dots, pool, members=(0, 1, 2), task="pointmass", **settings):
+def train_on_dots(dots, pool, members=(0, 1, 2), **settings):
     """The learner, and the mean of each metric at the end of its last phase."""
     config = replace(SMALL, **settings)
     preferences = load_preferences(dots[2])
@@ -39,7 +39,7 @@ def train_on_dots(dots, pool, members=(0, 1, 2), task="pointmass", **settings):
     seeds = [100 + member for member in members]
     learner = PPO(config, *widths, seeds, CPU)
     phases = learner.phases(config.steps)
-    source = Source(preferences, load_task(task), pool, members, seeds, CPU)
+    source = Source(preferences, load_task("pointmass"), pool, members, seeds, CPU)
     feeds = make_feeds(source, phases, learner, config)
     last = {}
     for pause in fit(phases, feeds, [config.steps - 5], CPU):
@@ -47,9 +47,9 @@ def train_on_dots(dots, pool, members=(0, 1, 2), task="pointmass", **settings):
     return learner, last
 
 
-def success_of(learner, pool, members=(0, 1, 2), task="pointmass"):
+def success_of(learner, pool, members=(0, 1, 2)):
     episodes = [episode_seeds("test", 30, member) for member in members]
-    rows = assess(pool, load_task(task), learner.weights(), members, episodes, 0, "test")
+    rows = assess(pool, load_task("pointmass"), learner.weights(), members, episodes, 0, "test")
     return [rows["success"][rows["seed"] == member].mean() for member in members]
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from cpl_bench.algos import ALGOS
 from cpl_bench.errors import UserError
 from cpl_bench.evaluate import evaluate
 from cpl_bench.evaluations import read_evaluations
-from cpl_bench.preferences import load_preferences
+from cpl_bench.preferences import load_preferences, write_preferences
 from cpl_bench.presets import configured
 from cpl_bench.runs import RunFolder
 from cpl_bench.sampler import PreferenceSampler
@@ -194,6 +194,57 @@ def test_what_was_half_written_is_dropped_on_resume(start, whole, pool, tmp_path
     (folder / "checkpoints" / "40.safetensors").write_bytes(b"later")
     start(tmp_path, resume=True)
     assert contents(folder) == contents(whole)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "calls"), [("sft", 1), ("percent-bc", 1), ("piql", 1), ("ppo", 3)]
+)
+def test_every_method_resumes_to_the_same_bytes(start, pool, tmp_path, algorithm, calls):
+    whole = start(tmp_path / "whole", algorithm)
+    with pytest.raises(KeyboardInterrupt):  # PPO: with the last checkpoint inside a collection
+        start(tmp_path / "cut", algorithm, pool=DyingPool(pool, calls))
+    assert 0 < len(RunFolder(tmp_path / "cut" / "dots" / algorithm).checkpoint_steps()) < 3
+    resumed = start(tmp_path / "cut", algorithm, resume=True)
+    assert contents(resumed) == contents(whole)
+
+
+def without_rewards(dots, tmp_path):
+    preferences = replace(load_preferences(dots[2]), rewards=None)
+    write_preferences(tmp_path / "bare.safetensors", preferences)
+    return tmp_path / "bare.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings"), [("percent-bc", {}), ("piql", {"reward": "true"})]
+)
+def test_methods_that_see_rewards_refuse_data_without(dots, pool, tmp_path, algorithm, settings):
+    config = configured(algorithm, "laptop", settings)
+    path, options = without_rewards(dots, tmp_path), TrainOptions(runs=tmp_path / "runs")
+    message = rf"holds no rewards.*\({algorithm}\).*without them: sft, cpl, piql, ppo\."
+    with pytest.raises(UserError, match=message):
+        train(path, "bare", algorithm, config, options, pool)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_other_methods_learn_without_rewards(dots, pool, tmp_path):
+    config = configured("piql", "laptop", {"hidden": (8, 8), "steps": 4, "reward_steps": 2})
+    options = TrainOptions((0,), episodes=1, runs=tmp_path / "runs")
+    assert train(without_rewards(dots, tmp_path), "bare", "piql", config, options, pool).exists()
+
+
+def test_a_ranking_loss_refuses_single_comparisons_before_it_trains(dots, pool, tmp_path):
+    sparse = replace(
+        load_preferences(dots[2]), first=np.arange(0, 600, 2), second=np.arange(1, 600, 2)
+    )
+    scores = sparse.scores
+    answers = 0.5 + 0.5 * np.sign(scores[1::2] - scores[::2])
+    info = replace(sparse.info, pairs="sparse")
+    path = tmp_path / "sparse.safetensors"
+    write_preferences(path, replace(sparse, prefers_second=answers.astype(np.float32), info=info))
+    config = configured("ppo", "laptop", {"reward_loss": "ranking"})
+    with pytest.raises(UserError, match="--pairs ranked or dense"):
+        train(path, "sparse", "ppo", config, TrainOptions(runs=tmp_path / "runs"), pool)
+    assert not (tmp_path / "runs").exists()
 
 
 KILLED = """

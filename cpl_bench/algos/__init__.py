@@ -21,6 +21,8 @@ class Entry(NamedTuple):
     title: Callable[[Any], str]
     """What tables and figures call it with a given config."""
     summary: str
+    oracle: bool = False
+    """Whether it must see the true rewards."""
 
 
 ALGOS: dict[str, Entry] = {
@@ -41,6 +43,7 @@ ALGOS: dict[str, Entry] = {
         {"paper": percent.PAPER, "laptop": percent.LAPTOP},
         lambda config: f"{config.percent:g}%BC",
         "behaviour cloning of the best X % of the episodes by true return (an oracle)",
+        oracle=True,
     ),
     "piql": Entry(
         piql.PIQL,

@@ -6,12 +6,14 @@ The paper's baseline (arXiv 2310.13639v3, appendix), IQL as in Kostrikov et al.,
     Q  ◄── r_θ(s, a) + γ V(s')            two critics; Q̄ follows them by Polyak averaging
     π  ◄── cloning weighted by exp((min Q̄ − V) / temperature)
 
-The reward is fitted in the first phase, side by side with the rest, and then held. Transitions are
-those within segments; none terminates, so every one bootstraps. With the true reward in place of
-the learned one this is IQL.
+The reward is fitted in the first phase, side by side with the rest, and then held; like every
+reward model it is fitted to nine tenths of the episodes, and the rest of that phase sees only
+those, too. Transitions are those within segments; none terminates, so every one bootstraps. With
+the true reward in place of the learned one this is IQL.
 
 Deviations: the paper doesn't say whether the actor drops units; here it does, as everybody's policy
-there. The laptop preset has fewer and smaller batches.
+there. Our data end an episode soon after its success and show little of what follows. The laptop
+preset has fewer and smaller batches.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from torch import Tensor
 
 from cpl_bench.interface import Metrics, Phase, PreferenceBatch
 from cpl_bench.losses import expectile_loss
-from cpl_bench.networks import MLP, Policy, WarmAdam, check_training, pack, prefixed, refuse, unpack
+from cpl_bench.networks import MLP, Policy, check_training, pack, prefixed, refuse, unpack
+from cpl_bench.optimisers import WarmAdam
 from cpl_bench.reward import RewardModel, check_reward
 
 
@@ -123,7 +126,7 @@ class PIQL:
     def phases(self, total_steps: int) -> list[Phase]:
         """Fit reward and policy side by side, then the policy alone."""
         if self.config.reward == "true":
-            return [Phase("iql", total_steps, self._improve)]
+            return [Phase("iql", total_steps, self._improve, "rewarded segments")]
         together = min(self.config.reward_steps, total_steps)
         return [
             Phase("reward", together, self._fit_and_improve, "fitting"),
@@ -145,20 +148,21 @@ class PIQL:
         config = self.config
         s, m, k, _ = batch.observations.shape
         observations = batch.observations.flatten(1, 2)
-        actions = batch.actions[:, :, :-1].flatten(1, 2)  # (s, m (k-1), a)
-        before = batch.observations[:, :, :-1].flatten(1, 2)
-        pairs = torch.cat([before, actions], -1)
+        actions = batch.actions.flatten(1, 2)
+        pairs = torch.cat([observations, actions], -1)
 
-        values = self.value(observations).view(s, m, k)
-        value, next_value = values[:, :, :-1].flatten(1), values[:, :, 1:].flatten(1).detach()
+        value = self.value(observations).squeeze(-1)  # (s, m k)
         with torch.no_grad():
             judged = [target(pairs).squeeze(-1) for target in self.targets.values()]
-            judged = torch.minimum(*judged)  # (s, m (k-1))
+            judged = torch.minimum(*judged)  # (s, m k)
         value_loss = expectile_loss(judged - value, config.expectile).mean(1)
         self._parts["value optimiser"].step(value_loss.sum())
 
-        goal = self._rewards(batch, before, actions) + config.gamma * next_value
-        found = [critic(pairs).squeeze(-1) for critic in self.critics.values()]
+        # a segment's last step has no next observation: the critics learn from the others
+        before = pairs.unflatten(1, (m, k))[:, :, :-1].flatten(1, 2)  # (s, m (k-1), o+a)
+        next_value = value.detach().view(s, m, k)[:, :, 1:].flatten(1)
+        goal = self._rewards(batch, observations, actions) + config.gamma * next_value
+        found = [critic(before).squeeze(-1) for critic in self.critics.values()]
         critic_loss = torch.stack([(each - goal).square().mean(1) for each in found]).sum(0)
         self._parts["critic optimiser"].step(critic_loss.sum())
         for target, critic in zip(self.targets.values(), self.critics.values(), strict=True):
@@ -166,7 +170,7 @@ class PIQL:
 
         advantage = judged - value.detach()
         weight = (advantage / config.temperature).exp().clamp_max(config.largest_weight)
-        log_probs = self.policy.log_probs(batch)[:, :, :-1].flatten(1)
+        log_probs = self.policy.log_probs(batch).flatten(1)
         policy_loss = -(weight * log_probs).mean(1)
         self.policy.improve("iql", policy_loss)
         return {
@@ -181,11 +185,14 @@ class PIQL:
     def _rewards(
         self,
         batch: PreferenceBatch,
-        before: Float[Tensor, "s n o"],
+        observations: Float[Tensor, "s n o"],
         actions: Float[Tensor, "s n a"],
-    ) -> Float[Tensor, "s n"]:
+    ) -> Float[Tensor, "s r"]:
+        """Of every step but each segment's last."""
         if self.config.reward == "learned":
-            return self.reward(before, actions)
-        if batch.rewards is None:
+            rewards = self.reward(observations, actions).view(batch.actions.shape[:3])
+        elif batch.rewards is None:
             raise ValueError("the true reward is asked for and the batch has none")
-        return batch.rewards[:, :, :-1].flatten(1)
+        else:
+            rewards = batch.rewards
+        return rewards[:, :, :-1].flatten(1)

@@ -6,16 +6,18 @@ clone and is paid
 
     r_θ(s, a) − β (log π − log π_ref)                  π_ref: the clone, with the first σ
 
-which is the estimator k1 of KL(π ‖ π_ref). k2 and k3 are costs in the loss instead: paid as rewards
-their gradients cancel at the reference, and no β would hold the policy there.
+which is the estimator k1 of KL(π ‖ π_ref). k2 and k3 are costs in the loss instead: paid as
+rewards their gradients vanish at the reference, and no β would hold the policy there. (As a loss,
+k2 has the gradient of KL(π ‖ π_ref) and k3 that of KL(π_ref ‖ π), as long as π is still π_old.)
 
-A collection is a few whole episodes; time limits bootstrap. With the true reward in place of the
+A collection is a few whole episodes; time limits bootstrap. An epoch visits as many transitions as
+fill its minibatches, in a new order each time. With the true reward in place of the
 learned one and β = 0 this is PPO.
 
 Deviations and choices where the paper is silent: clip range 0.2, gradients clipped to norm 0.5, the
 value learns standardised returns, advantages are standardised over a collection, the reward is
 fitted for 20,000 steps, no entropy bonus. The laptop preset begins with the data's own noise,
-σ = 0.3, where the paper limits σ to [0.5, 1.5].
+σ = 0.3, and lets it fall to 0.2, where the paper limits σ to [0.5, 1.5].
 """
 
 from __future__ import annotations
@@ -34,12 +36,12 @@ from cpl_bench.losses import (
     KL_ESTIMATORS,
     adapted_coefficient,
     clipped_surrogate,
-    fixed_variance_log_prob,
     gaussian_kl,
     gaussian_log_prob,
     generalised_advantage,
 )
-from cpl_bench.networks import MLP, Policy, WarmAdam, check_training, pack, refuse, unpack
+from cpl_bench.networks import MLP, Policy, check_training, pack, refuse, unpack
+from cpl_bench.optimisers import WarmAdam
 from cpl_bench.random_bits import bits
 from cpl_bench.reward import RewardModel, check_reward
 
@@ -79,7 +81,7 @@ class PPOConfig:
     gae_lambda: float = 0.95
     """λ of the advantage estimate."""
     ptx_weight: float = 0.0
-    """Weight of cloning the data while improving (PPO-ptx)."""
+    """Weight of the data's negative log-likelihood while improving (PPO-ptx)."""
     initial_std: float = 0.5
     """σ at first, also the reference's."""
     lowest_std: float = 0.5
@@ -89,7 +91,7 @@ class PPOConfig:
     transitions_per_collection: int = 4096
     """Simulator steps between improvements, rounded up to whole episodes."""
     epochs: int = 10
-    """How often each transition is visited."""
+    """How often the transitions of a collection are gone through."""
     minibatch: int = 128
     """Transitions a gradient step sees while improving."""
     learning_rate: float = 3e-4
@@ -174,7 +176,7 @@ class PPO:
             observation_size, action_size, config.hidden, config.dropout, seeds, device
         )
         self.policy.add_optimiser("clone", config.clone_learning_rate)
-        self.reference = MLP(self.policy.sizes, seeds, device, network=0)
+        self.reference = MLP(self.policy.network.sizes, seeds, device, network=0)
         self.value = MLP([observation_size, *config.hidden, 1], seeds, device, network=1)
         self.reward = RewardModel(config, observation_size, action_size, seeds, device)
         self.examine = self.reward.examine
@@ -297,7 +299,7 @@ class PPO:
         s, episodes, steps, _ = rollouts.actions.shape
         with torch.no_grad():
             if not self._collection:
-                self.reference.follow(self.policy, 1.0)
+                self.reference.follow(self.policy.network, 1.0)
             elif config.objective == "penalty":
                 moved = self._moved()
                 adapted = adapted_coefficient(statistics["penalty"], moved, config.target_kl)
@@ -376,7 +378,8 @@ class PPO:
     def _cloning_loss(self, batch: RolloutBatch) -> Float[Tensor, " s"]:
         assert batch.offline is not None
         mean = self.policy.mean(batch.offline.observations.flatten(1, 2))
-        return -fixed_variance_log_prob(mean, batch.offline.actions.flatten(1, 2)).mean(1)
+        std = self.log_std.exp().unsqueeze(1).expand_as(mean)
+        return -gaussian_log_prob(mean, std, batch.offline.actions.flatten(1, 2)).mean(1)
 
     def _parts(self) -> dict[str, Policy | MLP | RewardModel | WarmAdam]:
         return {
