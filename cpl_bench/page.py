@@ -91,13 +91,14 @@ _CAPTION = (
 
 _REWARD_FIGURE = "![Learned reward and true return against simulator steps](reward.png)"
 _REWARD_CAPTION = (
-    "For the methods that learn on the simulator: the reward model that they are paid by, "
-    "which was learned from the preferences, and the environment's own, which they never see; "
-    "both summed over an episode and averaged over the episodes that the policy collects. "
-    "Each has an axis of its own: compare directions, not heights. Below: how far the policy has moved from the "
-    "reference policy, as a KL divergence a step. Thick: mean over seeds; thin: one seed each. A "
-    "point averages the training since the one before. Learned reward that rises while the true "
-    "return falls is over-optimisation: the policy earns what the reward model wrongly promises."
+    "For the methods that learn on the simulator: the reward model that they are paid by, which "
+    "was learned from the preferences, and the environment's own, which they never see; both "
+    "summed over an episode and averaged over the episodes that the policy collects. Each has an "
+    "axis of its own: compare directions, not heights. Below: how far the policy has moved from "
+    "the reference policy, as a KL divergence a step. Thick: mean over seeds; thin: one seed "
+    "each. A point averages the training since the one before. Learned reward that rises while "
+    "the true return falls is over-optimisation: the policy earns what the reward model wrongly "
+    "promises."
 )
 
 
