@@ -49,6 +49,10 @@ class PIQLConfig:
     """Weight of cloning preferred segments through a trunk shared with the reward."""
     reward_loss: Literal["pairs", "ranking"] = "pairs"
     """pairs: Bradley–Terry over all pairs; ranking: Plackett–Luce over ranked answers."""
+    reward_standardised: bool = False
+    """Whether a batch's rewards are given mean 0 and deviation 1. As nothing terminates, this changes
+    no ranking of policies; the value has less to learn, and the temperature means the same for
+    every reward."""
     expectile: float = 0.7
     """τ of the value's expectile regression."""
     temperature: float = 1 / 3
@@ -195,4 +199,8 @@ class PIQL:
             raise ValueError("the true reward is asked for and the batch has none")
         else:
             rewards = batch.rewards
-        return rewards[:, :, :-1].flatten(1)
+        rewards = rewards[:, :, :-1].flatten(1)
+        if self.config.reward_standardised:
+            spread = rewards.std(1, keepdim=True).clamp_min(1e-6)
+            rewards = (rewards - rewards.mean(1, keepdim=True)) / spread
+        return rewards

@@ -148,13 +148,13 @@ class PPOConfig:
 PAPER = PPOConfig()
 LAPTOP = replace(
     PAPER,
-    reward_steps=600,
+    reward_steps=2000,
     initial_std=0.3,
     lowest_std=0.2,
     minibatch=512,
     clone_learning_rate=3e-4,
     hidden=(256, 256),
-    steps=4500,
+    steps=5100,
     clone_steps=1500,
     segments_per_batch=32,
 )
