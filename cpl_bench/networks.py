@@ -65,12 +65,22 @@ class MLP:
     """s perceptrons side by side, ReLU between layers and nothing after the last."""
 
     def __init__(
-        self, sizes: Sequence[int], seeds: Sequence[int], device: torch.device, network: int
+        self,
+        sizes: Sequence[int],
+        seeds: Sequence[int],
+        device: torch.device,
+        network: int,
+        output_scale: float = 1.0,
     ):
-        """`network` numbers the networks of a method: each begins with weights of its own."""
+        """`network` numbers the networks of a method: each begins with weights of its own.
+
+        `output_scale` shrinks the last layer's first weights, so that nothing is preferred yet.
+        """
         self.sizes = list(sizes)
         seeds = [seed + network * NETWORK_STRIDE for seed in seeds]
         self.parameters = _orthogonal(self.sizes, seeds, device)
+        with torch.no_grad():
+            self.parameters[f"w{len(self.sizes) - 2}"].mul_(output_scale)
 
     def __call__(
         self,

@@ -17,7 +17,7 @@ from cpl_bench.preferences import load_preferences
 from cpl_bench.seeds import episode_seeds
 
 CPU = torch.device("cpu")
-SMALL = replace(LAPTOP, hidden=(16, 16), dropout=0.0, reward="true")
+SMALL = replace(LAPTOP, hidden=(16, 16), dropout=0.0, reward="true", steps_per_segment=0)
 
 
 def test_parameter_count_is_the_papers():
@@ -61,18 +61,18 @@ def test_the_first_losses():
             target.parameters["w2"] *= 3
     observations = batch.observations[0].double().numpy()
     actions = batch.actions[0].double().numpy()
-    pairs = np.concatenate([observations, actions], -1)
+    pairs = np.concatenate([observations, actions], -1)[:, :-1]
     value = by_hand(learner.value, observations)
     judged = np.minimum(*(by_hand(target, pairs) for target in learner.targets.values()))
-    error = judged - value
+    error = judged - value[:, :-1]
     value_loss = (np.where(error < 0, 0.2, 0.8) * error**2).mean()
     goal = batch.rewards[0, :, :-1].double().numpy() + 0.9 * value[:, 1:]
     critic_loss = sum(
-        ((by_hand(critic, pairs[:, :-1]) - goal) ** 2).mean() for critic in learner.critics.values()
+        ((by_hand(critic, pairs) - goal) ** 2).mean() for critic in learner.critics.values()
     )
     weight = np.minimum(np.exp(error / 0.1), 3.0)
     mean = learner.act(batch.observations.flatten(1, 2)).view(batch.actions.shape)[0]
-    log_prob = -((mean.double().numpy() - actions) ** 2).sum(-1)
+    log_prob = -((mean.double().numpy() - actions) ** 2).sum(-1)[:, :-1]
     policy_loss = -(weight * log_prob).mean()
 
     metrics = learner.phases(10)[-1].update(batch)
@@ -80,6 +80,19 @@ def test_the_first_losses():
     assert metrics["critic_loss"].item() == pytest.approx(critic_loss, rel=1e-5)
     assert metrics["policy_loss"].item() == pytest.approx(policy_loss, rel=1e-5)
     assert (weight == 3.0).any() and (weight < 3.0).any()
+
+
+@pytest.mark.parametrize(("count", "first", "stride"), [(0, 0, 1), (2, 1, 3), (3, 1, 2), (9, 0, 1)])
+def test_steps_of_a_segment_are_spaced_evenly(count, first, stride):
+    learner = PIQL(replace(SMALL, steps_per_segment=count), 3, 2, [0], CPU)
+    batch = replace(batch_of(steps=8), step=torch.tensor(7))
+    chosen, after = learner._transitions(batch)
+    steps = list(range(first, 7, stride))[: count or None]
+    assert torch.equal(chosen.observations, batch.observations[:, :, steps])
+    assert torch.equal(chosen.actions, batch.actions[:, :, steps])
+    assert torch.equal(chosen.rewards, batch.rewards[:, :, steps])
+    following = batch.observations[:, :, [step + 1 for step in steps]]
+    assert torch.equal(after, following.flatten(1, 2))
 
 
 def test_targets_follow_slowly():
