@@ -16,7 +16,7 @@ from cpl_bench.algos.ppo import LAPTOP
 from cpl_bench.heldout import held_out_batch, reliability, split_by_episode
 from cpl_bench.interface import Phase
 from cpl_bench.loop import fit
-from cpl_bench.losses import of_comparisons
+from cpl_bench.losses import of_comparisons, preference_accuracy
 from cpl_bench.preferences import load_preferences
 from cpl_bench.reward import RewardModel
 from cpl_bench.sampler import PreferenceSampler
@@ -103,7 +103,7 @@ def calibrate(preference_file: Path) -> Calibration:
         card=info.title,
         labels=f"{info.scorer}, {info.pairs}",
         segments=batch.observations.shape[1],
-        accuracy=float(model.examine(batch)["held_out_accuracy"].mean()),
+        accuracy=float(preference_accuracy(first, second, answers).mean()),
         fitted_accuracy=float(fitted.mean()),
         bins=table,
     )

@@ -3,9 +3,7 @@
 Annotations are evaluated here and now (tyro reads them), imports of substance wait for the call.
 """
 
-import shlex
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +18,9 @@ ListKind = Literal["all", "tasks", "datasets", "algos", "scorers", "runs"]
 def call(verb: str, words: Sequence[str]) -> None:
     """Read the rest of the command line and run the verb."""
     if verb == "train":
-        return _train(words)
+        from cpl_bench.train_command import train
+
+        return train(words)
     function = {
         "quickstart": quickstart,
         "list": list_,
@@ -228,92 +228,6 @@ def sweep(experiment: Name, /, workers: int = 0) -> None:
         print(f"Not published: no checkout of results/{loaded.name} here. Everything is in {out}.")
     else:
         publish(loaded, out, folder)
-
-
-def _train(words: Sequence[str]) -> None:
-    from cpl_bench.algos import ALGOS
-
-    preset = _preset(words)
-    methods: Any = tyro.extras.subcommand_type_from_defaults(
-        {name: entry.presets[preset] for name, entry in ALGOS.items()},
-        {name: entry.summary for name, entry in ALGOS.items()},
-        prefix_names=False,
-    )
-
-    def train(
-        data: str,
-        method: tyro.conf.OmitArgPrefixes[methods],  # pyright: ignore[reportInvalidTypeForm]
-        seeds: int = 4,
-        preset: Literal["auto", "laptop", "paper"] = "auto",
-        device: str = "auto",
-        evaluate_every: int = 0,
-        episodes: int = 25,
-        note: str = "",
-        title: str = "",
-        runs: Path = Path("runs"),
-        resume: bool = False,
-        overwrite: bool = False,
-        workers: int = 0,
-    ) -> None:
-        """Train a method on a dataset, all seeds side by side. The method comes last.
-
-        Args:
-            data: a dataset card's name (collected and labelled if need be) or a preference file.
-            method: the algorithm and its settings.
-            seeds: how many members, numbered from 0.
-            preset: the defaults of the method's settings; auto: laptop on a CPU, paper on a GPU.
-            device: auto, cpu, cuda or cuda:N.
-            evaluate_every: gradient steps between evaluations; 0: 500 (laptop) or 5000 (paper).
-            episodes: episodes a seed in each evaluation.
-            note: added to the run folder's name.
-            title: the name in tables and figures; the algorithm's own by default.
-            runs: where run folders are made.
-            resume: continue a run that was cut off.
-            overwrite: delete a run of the same name first.
-            workers: rollout processes; 0 for one a processor.
-        """
-        from cpl_bench.presets import EVALUATE_EVERY, algorithm_of
-        from cpl_bench.rollouts import RolloutPool
-        from cpl_bench.sweep import find_preferences
-        from cpl_bench.train import TrainOptions, choose_device
-        from cpl_bench.train import train as fit
-
-        if seeds < 1 or episodes < 1 or evaluate_every < 0:
-            raise UserError(
-                "--seeds and --episodes must be at least 1, --evaluate-every at least 0."
-            )
-        choose_device(device)  # refuse before data are made
-        every = EVALUATE_EVERY[_preset(words)]
-        options = TrainOptions(
-            seeds=tuple(range(seeds)),
-            device=device,
-            evaluate_every=evaluate_every or every,
-            episodes=episodes,
-            note=note,
-            method=title,
-            runs=runs,
-            resume=resume,
-            overwrite=overwrite,
-        )
-        with RolloutPool(workers or None) as pool:
-            dataset, path = find_preferences(data, pool)
-            command = shlex.join(["cpl-bench", "train", *words])
-            run = fit(path, dataset, algorithm_of(method), method, options, pool, command)
-        print(f"Trained: {run}\nNext: cpl-bench evaluate {run} --episodes 100")
-
-    tyro.cli(train, prog="cpl-bench train", args=list(words))
-
-
-def _preset(words: Sequence[str]) -> str:
-    """What --preset says: it decides the defaults that the rest of the line is read with."""
-    options = dict(pairwise([part for word in words for part in word.split("=", 1)]))
-    if options.get("--preset") in ("laptop", "paper"):
-        return options["--preset"]
-    if options.get("--device", "auto").startswith("cpu"):
-        return "laptop"
-    import torch
-
-    return "paper" if torch.cuda.is_available() else "laptop"
 
 
 def _probe(card: Any, path: Path, pool: Any) -> None:
