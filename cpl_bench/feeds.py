@@ -16,7 +16,7 @@ from cpl_bench.errors import UserError
 from cpl_bench.heldout import split_by_episode
 from cpl_bench.interface import Feed, OnPolicy, Phase, PreferenceBatch, RolloutBatch, Rollouts
 from cpl_bench.preferences import Preferences
-from cpl_bench.returns import best_episodes
+from cpl_bench.returns import best_episodes, true_rewards
 from cpl_bench.rollouts import EpisodeRules, RolloutPool
 from cpl_bench.sampler import PreferenceSampler, TransitionSampler
 from cpl_bench.seeds import episode_seeds
@@ -47,6 +47,8 @@ def make_feeds(
     makers: dict[Feed, Callable[[], Callable[[Tensor], Any]]] = {
         "segments": lambda: _segments(source, source.preferences, config),
         "rewarded segments": lambda: _segments(source, source.preferences, config, rewards=True),
+        "transitions": lambda: _transitions(source, config),
+        "rewarded transitions": lambda: _transitions(source, config, rewards=True),
         "fitting": lambda: _fitting(source, config),
         "best episodes": lambda: _best(source, config),
         "rollouts": lambda: _RolloutFeed(source, phases, learner, config),
@@ -64,6 +66,23 @@ def _segments(
         config.segments_per_batch,
         source.device,
         with_rewards=rewards,
+    ).draw
+
+
+def _transitions(
+    source: Source, config: Any, rewards: bool = False
+) -> Callable[[Tensor], PreferenceBatch]:
+    preferences = source.preferences
+    within = np.arange(preferences.info.segment_length - 1)  # a segment's last step has no next one
+    return TransitionSampler(
+        preferences.observations,
+        preferences.actions,
+        source.seeds,
+        config.transitions_per_batch,
+        source.device,
+        rewards=true_rewards(preferences) if rewards else None,
+        rows=np.add.outer(preferences.segment_starts, within).ravel(),
+        steps=2,
     ).draw
 
 

@@ -66,11 +66,20 @@ class RolloutBatch:
     """Segments of the data, for methods that mix them in."""
 
 
-Feed = Literal["segments", "rewarded segments", "fitting", "best episodes", "rollouts"]
+Feed = Literal[
+    "segments",
+    "rewarded segments",
+    "transitions",
+    "rewarded transitions",
+    "fitting",
+    "best episodes",
+    "rollouts",
+]
 """What a phase is fed with.
 
 segments: segments of all the data, with comparisons.
-rewarded segments: the same, with true rewards.
+transitions: a step and the next one, drawn one by one from those segments.
+rewarded segments, rewarded transitions: the same, with true rewards.
 fitting: only those of the episodes that reward models are fitted to; the others are held out.
 best episodes: transitions of the episodes with the highest returns, as segments of one step.
 rollouts: the policy's own episodes."""

@@ -119,9 +119,10 @@ class PreferenceSampler:
 
 
 class TransitionSampler:
-    """Draws single transitions, uniform with replacement, to clone demonstrations from.
+    """Draws transitions one by one, uniform with replacement.
 
-    Its batches are m segments of k = 1 step with no comparisons, c = 0.
+    Its batches are m segments with no comparisons, c = 0: of k = 1 step, or of 2 where what
+    followed counts.
     """
 
     def __init__(
@@ -131,20 +132,39 @@ class TransitionSampler:
         seeds: Sequence[int],
         transitions_per_batch: int,
         device: torch.device | str = "cpu",
+        *,
+        rewards: Float32[np.ndarray, "N"] | None = None,
+        rows: Int64[np.ndarray, "n"] | None = None,
+        steps: int = 1,
     ) -> None:
-        """Copy the transitions to the device; one seed a member."""
+        """Copy the transitions to the device.
+
+        Args:
+            observations: of every step.
+            actions: of every step.
+            seeds: one a member, s of them.
+            transitions_per_batch: m, transitions a member sees in a step.
+            device: where the data lie and batches appear.
+            rewards: of every step; None leaves them out of the batches.
+            rows: which steps are drawn, one as often as it is named; None: every step.
+            steps: k, the step drawn and those after it.
+        """
         self.keys = member_keys(seeds, device)  # (s,)
         self.transitions_per_batch = transitions_per_batch
-        self._observations = _windows(observations, 1, device)
-        self._actions = _windows(clipped(actions), 1, device)
+        self._observations = _windows(observations, steps, device)
+        self._actions = _windows(clipped(actions), steps, device)
+        self._rewards = None if rewards is None else _windows(rewards[:, None], steps, device)
+        self._rows = torch.arange(len(self._observations), device=device)
+        if rows is not None:
+            self._rows = torch.tensor(rows, device=device)
         self._no_index = torch.empty(len(seeds), 0, dtype=torch.int64, device=device)
         self._no_answer = torch.empty(len(seeds), 0, device=device)
 
     def draw(self, step: int | Int64[Tensor, ""]) -> PreferenceBatch:
         """The batch of a training step; a captured graph needs `step` as a tensor on the device."""
         step = torch.as_tensor(step, dtype=torch.int64, device=self.keys.device)
-        count, limit = self.transitions_per_batch, len(self._observations)
-        rows = uniform_indices(self.keys, step, BATCH_STREAM, count, limit)  # (s, m)
+        count, limit = self.transitions_per_batch, len(self._rows)
+        rows = self._rows[uniform_indices(self.keys, step, BATCH_STREAM, count, limit)]  # (s, m)
         return PreferenceBatch(
             step=step,
             observations=_take(self._observations, rows),
@@ -152,6 +172,7 @@ class TransitionSampler:
             first=self._no_index,
             second=self._no_index,
             prefers_second=self._no_answer,
+            rewards=None if self._rewards is None else _take(self._rewards, rows).squeeze(-1),
         )
 
 

@@ -28,7 +28,7 @@ from cpl_bench.runs import RunFolder, commit, machine, versions
 from cpl_bench.seeds import training_seeds
 
 METRICS_PER_EVALUATION = 5
-REWARDED = ("rewarded segments", "best episodes")
+REWARDED = ("rewarded segments", "rewarded transitions", "best episodes")
 """The feeds that need the true rewards."""
 
 

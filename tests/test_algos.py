@@ -55,8 +55,8 @@ TINY = {  # complete, so that no preset reaches the golden curves
     "reward_bounded": True,
     "reward_imitation": 0.1,
     "reward_loss": "pairs",
-    "steps_per_segment": 2,
     "reward_standardised": True,
+    "value_scale": 10.0,
     "expectile": 0.7,
     "temperature": 0.5,
     "largest_weight": 100.0,
@@ -94,7 +94,8 @@ LEARNS = {
     "reward_standardised": False,
     "gamma": 0.99,
     "polyak": 0.005,
-    "steps_per_segment": 0,
+    "expectile": 0.7,
+    "value_scale": 1.0,
     "clone_learning_rate": 1e-3,
     "kl_weight": 0.2,
     "transitions_per_collection": 2048,
@@ -184,7 +185,8 @@ def rollouts_for(algorithm, seeds, total):
 
 def feeds_for(algorithm, seeds, total):
     """Every feed there is; the kind of batch is all that phases care for."""
-    feeds = dict.fromkeys(("segments", "fitting", "best episodes"), draw_for(seeds))
+    offline = ("segments", "transitions", "fitting", "best episodes")
+    feeds = dict.fromkeys(offline, draw_for(seeds))
     if hasattr(algorithm, "behaviour"):
         feeds["rollouts"] = rollouts_for(algorithm, seeds, total)
     return feeds

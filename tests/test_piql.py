@@ -52,23 +52,30 @@ def by_hand(network, x):
     return x[..., 0]
 
 
-def test_the_first_losses():
-    config = replace(SMALL, temperature=0.1, largest_weight=1.0, expectile=0.8, gamma=0.9)
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_the_first_losses(scale):
+    config = replace(
+        SMALL, temperature=0.1, largest_weight=1.0, expectile=0.8, gamma=0.9, value_scale=scale
+    )
     learner, batch = PIQL(config, 3, 2, [0], CPU), batch_of()
     with torch.no_grad():  # targets that differ from the critics, and spread-out values
         for target in learner.targets.values():
             target.parameters["b2"] += 0.2
             target.parameters["w2"] *= 100
+
+    def judged_by(network, x):
+        return scale * by_hand(network, x)
+
     observations = batch.observations[0].double().numpy()
     actions = batch.actions[0].double().numpy()
     pairs = np.concatenate([observations, actions], -1)[:, :-1]
-    value = by_hand(learner.value, observations)
-    judged = np.minimum(*(by_hand(target, pairs) for target in learner.targets.values()))
+    value = judged_by(learner.value, observations)
+    judged = np.minimum(*(judged_by(target, pairs) for target in learner.targets.values()))
     error = judged - value[:, :-1]
     value_loss = (np.where(error < 0, 0.2, 0.8) * error**2).mean()
     goal = batch.rewards[0, :, :-1].double().numpy() + 0.9 * value[:, 1:]
     critic_loss = sum(
-        ((by_hand(critic, pairs) - goal) ** 2).mean() for critic in learner.critics.values()
+        ((judged_by(critic, pairs) - goal) ** 2).mean() for critic in learner.critics.values()
     )
     weight = np.minimum(np.exp(error / 0.1), 1.0)
     mean = learner.act(batch.observations.flatten(1, 2)).view(batch.actions.shape)[0]
@@ -82,17 +89,46 @@ def test_the_first_losses():
     assert (weight == 1.0).any() and (weight < 1.0).any()
 
 
-@pytest.mark.parametrize(("count", "first", "stride"), [(0, 0, 1), (2, 1, 3), (3, 1, 2), (9, 0, 1)])
-def test_steps_of_a_segment_are_spaced_evenly(count, first, stride):
-    learner = PIQL(replace(SMALL, steps_per_segment=count), 3, 2, [0], CPU)
-    batch = replace(batch_of(steps=8), step=torch.tensor(7))
+@pytest.mark.parametrize(
+    ("wanted", "count", "first", "stride"),
+    [(0, 7, 0, 1), (8, 2, 1, 3), (12, 3, 1, 2), (36, 7, 0, 1), (3, 1, 0, 7)],
+)
+def test_steps_of_a_segment_are_spaced_evenly(wanted, count, first, stride):
+    learner = PIQL(replace(SMALL, transitions_per_batch=wanted), 3, 2, [0], CPU)
+    batch = replace(batch_of(segments=4, steps=8), step=torch.tensor(7))
     chosen, after = learner._transitions(batch)
-    steps = list(range(first, 7, stride))[: count or None]
+    steps = list(range(first, 7, stride))[:count]
     assert torch.equal(chosen.observations, batch.observations[:, :, steps])
     assert torch.equal(chosen.actions, batch.actions[:, :, steps])
     assert torch.equal(chosen.rewards, batch.rewards[:, :, steps])
     following = batch.observations[:, :, [step + 1 for step in steps]]
     assert torch.equal(after, following.flatten(1, 2))
+
+
+def test_transitions_are_drawn_one_by_one_from_the_segments(dots, pool):
+    preferences = load_preferences(dots[2])
+    config = replace(SMALL, transitions_per_batch=4000)
+    widths = preferences.observations.shape[1], preferences.actions.shape[1]
+    source = Source(preferences, load_task("pointmass"), pool, [0, 1], [0, 1], CPU)
+    within = np.zeros(len(preferences.observations), bool)  # rows that a segment goes on from
+    for start in preferences.segment_starts:
+        within[start : start + preferences.info.segment_length - 1] = True
+    expected = {tuple(row) for row in preferences.observations[within].tolist()}
+    for reward in ("learned", "true"):
+        learner = PIQL(replace(config, reward=reward, reward_steps=1), *widths, [0, 1], CPU)
+        phases = learner.phases(2)
+        feed = make_feeds(source, phases, learner, config)[phases[-1].feed]
+        batch = feed(torch.tensor(0))
+        assert batch.observations.shape == (2, 4000, 2, widths[0])
+        first = batch.observations[0, :, 0].numpy()
+        assert {tuple(row) for row in first.tolist()} <= expected
+        rows = [np.flatnonzero((preferences.observations == row).all(1))[0] for row in first[:50]]
+        after = preferences.observations[np.array(rows) + 1]
+        np.testing.assert_array_equal(batch.observations[0, :50, 1], after)
+        if reward == "learned":
+            assert batch.rewards is None
+        else:
+            np.testing.assert_array_equal(batch.rewards[0, :50, 0], preferences.rewards[rows])
 
 
 def test_targets_follow_slowly():
@@ -112,7 +148,7 @@ def test_phases_depend_on_the_reward():
         ("iql", 70, "segments"),
     ]
     true = PIQL(SMALL, 3, 2, [0], CPU).phases(100)
-    assert [(each.name, each.steps) for each in true] == [("iql", 100)]
+    assert true[0][:2] == ("iql", 100) and true[0].feed == "rewarded segments" and len(true) == 1
 
 
 def test_with_the_true_reward_it_solves_the_point_mass(dots, pool):
@@ -136,7 +172,7 @@ def test_with_the_true_reward_it_solves_the_point_mass(dots, pool):
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("expectile", 1.0), ("temperature", 0.0), ("largest_weight", 0.0), ("gamma", 1.0),
-     ("polyak", 0.0)],
+     ("polyak", 0.0), ("value_scale", 0.0), ("transitions_per_batch", -1)],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(setting, value):
     with pytest.raises(UserError, match=setting.replace("_", "-")):

@@ -644,6 +644,23 @@ def test_transitions_come_without_comparisons():
     assert len(np.unique(rows)) == 100
 
 
+def test_transitions_know_what_followed_and_what_they_paid():
+    data = make()
+    rewards = np.arange(len(data.actions), dtype=np.float32)
+    rows = np.array([7, 7, 7, 40])
+    batch = TransitionSampler(
+        data.observations, data.actions, [0], 4000, rewards=rewards, rows=rows, steps=2
+    ).draw(0)
+    assert batch.observations.shape == (1, 4000, 2, 3)
+    np.testing.assert_array_equal(batch.rewards[0, :, 1], batch.rewards[0, :, 0] + 1)
+    found, counts = np.unique(batch.rewards[0, :, 0], return_counts=True)
+    np.testing.assert_array_equal(found, [7, 40])
+    assert 0.7 < counts[0] / 4000 < 0.8
+    seven = batch.rewards[0, :, 0] == 7
+    expected = np.broadcast_to(data.observations[7:9], (counts[0], 2, 3))
+    np.testing.assert_array_equal(batch.observations[0, seven], expected)
+
+
 @pytest.mark.parametrize(
     ("pairs", "m", "message"),
     [

@@ -14,8 +14,9 @@ the true reward in place of the learned one this is IQL.
 Deviations: the paper doesn't say whether the actor drops units; here it does, as everybody's policy
 there. Critics and value begin near zero, so that no action is preferred before anything is known.
 Our data end an episode soon after its success and show little of what follows. The laptop preset
-takes a hundredth of the steps: it looks less far ahead (γ = 0.95), its targets follow sooner, its
-rewards are standardised, and it learns from 16 steps of each segment.
+takes a sixtieth of the steps, and makes them count: transitions drawn one by one rather than in
+segments, standardised rewards, networks that give values in units of 1/(1 − γ) (Adam moves a
+network's output by as much a step whatever the value's size), and targets that follow sooner.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cpl_bench.interface import Metrics, Phase, PreferenceBatch
+from cpl_bench.interface import Feed, Metrics, Phase, PreferenceBatch
 from cpl_bench.losses import expectile_loss
 from cpl_bench.networks import MLP, Policy, check_training, pack, prefixed, refuse, unpack
 from cpl_bench.optimisers import WarmAdam
@@ -55,6 +56,8 @@ class PIQLConfig:
     """Whether a batch's rewards are given mean 0 and deviation 1. As nothing terminates, that ranks
     policies as before; the value has less to learn, and the temperature means the same for every
     reward."""
+    value_scale: float = 1.0
+    """Value and critics are their networks' outputs times this."""
     expectile: float = 0.7
     """τ of the value's expectile regression."""
     temperature: float = 1 / 3
@@ -75,8 +78,9 @@ class PIQLConfig:
     """Gradient steps in all."""
     segments_per_batch: int = 192
     """Segments a gradient step sees."""
-    steps_per_segment: int = 0
-    """Of these, evenly spaced, value, critics and policy learn; 0: of all but the last."""
+    transitions_per_batch: int = 0
+    """Transitions of which value, critics and policy learn in a step: drawn one by one, or while
+    the reward is fitted spread over its segments; 0: all those of the segments."""
 
     def __post_init__(self) -> None:
         check_training(self)
@@ -89,7 +93,8 @@ class PIQLConfig:
                 "largest_weight": ("positive", lambda value: value > 0),
                 "gamma": ("in [0, 1)", lambda value: 0 <= value < 1),
                 "polyak": ("in (0, 1]", lambda value: 0 < value <= 1),
-                "steps_per_segment": ("at least 0", lambda value: value >= 0),
+                "value_scale": ("positive", lambda value: 0 < value < float("inf")),
+                "transitions_per_batch": ("at least 0", lambda value: value >= 0),
             },
         )
 
@@ -98,14 +103,16 @@ PAPER = PIQLConfig()
 LAPTOP = replace(
     PAPER,
     reward_standardised=True,
-    temperature=0.5,
-    gamma=0.95,
-    hidden=(256, 256),
-    steps=4000,
-    reward_steps=1500,
+    value_scale=100.0,
+    expectile=0.5,
+    temperature=1.0,
     polyak=0.05,
+    learning_rate=1e-3,
+    hidden=(256, 256),
+    steps=8000,
+    reward_steps=1500,
     segments_per_batch=32,
-    steps_per_segment=16,
+    transitions_per_batch=512,
 )
 
 
@@ -127,7 +134,8 @@ class PIQL:
         self.policy.add_optimiser("iql", config.learning_rate, cosine_steps=config.steps)
 
         def judge(network: int, inputs: int) -> MLP:
-            return MLP([inputs, *config.hidden, 1], seeds, device, network, output_scale=0.01)
+            sizes, near_zero = [inputs, *config.hidden, 1], 0.01 / config.value_scale
+            return MLP(sizes, seeds, device, network, output_scale=near_zero)
 
         of_pair = observation_size + action_size
         self.value = judge(1, observation_size)
@@ -149,12 +157,17 @@ class PIQL:
 
     def phases(self, total_steps: int) -> list[Phase]:
         """Fit reward and policy side by side, then the policy alone."""
+        plain: Feed = "transitions" if self.config.transitions_per_batch else "segments"
         if self.config.reward == "true":
-            return [Phase("iql", total_steps, self._improve, "rewarded segments")]
+            rewarded: dict[Feed, Feed] = {
+                "segments": "rewarded segments",
+                "transitions": "rewarded transitions",
+            }
+            return [Phase("iql", total_steps, self._improve, rewarded[plain])]
         together = min(self.config.reward_steps, total_steps)
         return [
             Phase("reward", together, self._fit_and_improve, "fitting"),
-            Phase("iql", total_steps - together, self._improve),
+            Phase("iql", total_steps - together, self._improve, plain),
         ]
 
     def state(self) -> dict[str, Tensor]:
@@ -174,11 +187,10 @@ class PIQL:
         observations, actions = batch.observations.flatten(1, 2), batch.actions.flatten(1, 2)
         pairs = torch.cat([observations, actions], -1)  # (s, n, o + a)
 
-        value = self.value(observations).squeeze(-1)  # (s, n)
+        value = self._judged(self.value, observations)
         with torch.no_grad():
-            next_value = self.value(next_observations).squeeze(-1)
-            judged = [target(pairs).squeeze(-1) for target in self.targets.values()]
-            judged = torch.minimum(*judged)
+            next_value = self._judged(self.value, next_observations)
+            judged = torch.minimum(*(self._judged(each, pairs) for each in self.targets.values()))
         value_loss = expectile_loss(judged - value, config.expectile).mean(1)
         self._parts["value optimiser"].step(value_loss.sum())
 
@@ -187,7 +199,7 @@ class PIQL:
             spread = rewards.std(1, keepdim=True).clamp_min(1e-6)
             rewards = (rewards - rewards.mean(1, keepdim=True)) / spread
         goal = rewards + config.gamma * next_value
-        found = [critic(pairs).squeeze(-1) for critic in self.critics.values()]
+        found = [self._judged(each, pairs) for each in self.critics.values()]
         critic_loss = torch.stack([(each - goal).square().mean(1) for each in found]).sum(0)
         self._parts["critic optimiser"].step(critic_loss.sum())
         for target, critic in zip(self.targets.values(), self.critics.values(), strict=True):
@@ -206,12 +218,17 @@ class PIQL:
             "weight": weight.mean(1),
         }
 
+    def _judged(self, network: MLP, inputs: Float[Tensor, "s n i"]) -> Float[Tensor, "s n"]:
+        return network(inputs).squeeze(-1) * self.config.value_scale
+
     def _transitions(
         self, batch: PreferenceBatch
     ) -> tuple[PreferenceBatch, Float[Tensor, "s n o"]]:
         """Some steps of each segment, all but the last or evenly spaced ones, and what followed."""
-        last = batch.observations.shape[2] - 1  # it has no next observation
-        count = min(self.config.steps_per_segment or last, last)
+        _, segments, k, _ = batch.observations.shape
+        last = k - 1  # it has no next observation
+        wanted = self.config.transitions_per_batch or segments * last
+        count = min(max(wanted // segments, 1), last)
         stride = last // count
         steps = torch.arange(count, device=batch.step.device) * stride + batch.step % stride
         after = batch.observations.index_select(2, steps + 1).flatten(1, 2)
