@@ -6,7 +6,7 @@ agree with the annotator, and is it as often right as it is sure?
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ from cpl_bench.reward import RewardModel
 from cpl_bench.sampler import PreferenceSampler
 from cpl_bench.seeds import training_seeds
 
+MODEL = replace(LAPTOP, reward_steps=2000, reward_imitation=0.0)
+"""Of preference-PPO's size, and plain, so that all datasets' numbers compare whatever it adds."""
 SEEDS = (0, 1)
 BINS = 5
 LAST_STEPS = 100
@@ -73,7 +75,7 @@ class Calibration:
 
 
 def calibrate(preference_file: Path) -> Calibration:
-    """Fit the laptop preset's reward model and measure it on held-out comparisons.
+    """Fit a plain reward model and measure it on held-out comparisons.
 
     Raises:
         UserError: too few comparisons to hold some out.
@@ -83,11 +85,11 @@ def calibrate(preference_file: Path) -> Calibration:
     device = torch.device("cpu")
     seeds = training_seeds(SEEDS)
     sizes = preferences.observations.shape[1], preferences.actions.shape[1]
-    model = RewardModel(LAPTOP, *sizes, seeds, device)
+    model = RewardModel(MODEL, *sizes, seeds, device)
     size = preferences.info.ranked_size or 2
-    count = -(-LAPTOP.segments_per_batch // size) * size  # whole questions
+    count = -(-MODEL.segments_per_batch // size) * size  # whole questions
     draw = PreferenceSampler(fitting, seeds, count, device).draw
-    phases, steps = [Phase("reward", LAPTOP.reward_steps, model.fit)], LAPTOP.reward_steps
+    phases, steps = [Phase("reward", MODEL.reward_steps, model.fit)], MODEL.reward_steps
     fitted = torch.zeros(len(seeds))
     pauses = [steps - LAST_STEPS]
     for pause in fit(phases, {"segments": draw}, pauses, device, label="reward model"):

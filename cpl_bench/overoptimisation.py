@@ -44,7 +44,7 @@ class RewardHistory:
 
 
 def read_reward_history(run: EvaluatedRun) -> RewardHistory | None:
-    """What a run noted of its rewards; None if it kept no notes, or learned no reward on-policy.
+    """What a run noted of its rewards; None if it kept no notes, or was not paid a learned reward.
 
     Numbers that are not finite, as a run that diverged has them, become NaN.
 
@@ -52,7 +52,8 @@ def read_reward_history(run: EvaluatedRun) -> RewardHistory | None:
         UserError: `metrics.csv` is damaged; the line is named.
     """
     path = run.folder / "metrics.csv"
-    if not run.online_transitions or not path.exists():
+    was_paid_it = run.online_transitions and dict(run.phases).get("reward")
+    if not was_paid_it or not path.exists():
         return None
     found = _read(path)
     if not all(found.values()):
@@ -72,8 +73,6 @@ def read_reward_history(run: EvaluatedRun) -> RewardHistory | None:
         table = np.array([[values[step, seed] for step in steps] for seed in seeds])  # (s, t)
         tables[metric] = np.where(np.isfinite(table), table, np.nan)
     transitions, learned, true, kl = (tables[metric] for metric in METRICS)
-    if np.allclose(learned, true, equal_nan=True):  # it was paid the environment's reward
-        return None
     return RewardHistory(run.dataset, run.method, transitions.mean(axis=0), learned, true, kl)
 
 

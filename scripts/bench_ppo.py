@@ -109,7 +109,10 @@ def our_config() -> PPOConfig:
         transitions_per_collection=TRANSITIONS,
         minibatch=MINIBATCH,
         epochs=EPOCHS,
-        learning_rate=3e-4,
+        value_collections=0,
+        policy_learning_rate=3e-4,
+        value_learning_rate=3e-4,
+        gamma=0.99,
         initial_std=INITIAL_STD,
     )
 
@@ -144,7 +147,7 @@ def sb3_ppo(task_name: str, workers: int) -> Iterator[Contender]:
         learner = TimedPPO(
             "MlpPolicy",
             environments,
-            learning_rate=config.learning_rate,
+            learning_rate=config.policy_learning_rate,
             n_steps=TRANSITIONS // workers,
             batch_size=MINIBATCH,
             n_epochs=EPOCHS,

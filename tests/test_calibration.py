@@ -24,7 +24,7 @@ def test_the_error_weighs_bins_by_their_comparisons():
 
 
 def test_the_point_mass_allows_a_good_reward_model(dots, monkeypatch):
-    monkeypatch.setattr(calibration, "LAPTOP", replace(calibration.LAPTOP, hidden=(64, 64)))
+    monkeypatch.setattr(calibration, "MODEL", replace(calibration.MODEL, hidden=(64, 64)))
     measured = calibrate(dots[2])
     assert measured.card == "dots"
     assert measured.accuracy > 0.8

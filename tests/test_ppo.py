@@ -23,6 +23,12 @@ SMALL = replace(
     dropout=0.0,
     clone_learning_rate=1e-3,
     learning_rate=1e-3,
+    policy_learning_rate=1e-3,
+    value_learning_rate=1e-3,
+    value_collections=0,
+    gamma=0.99,
+    kl_weight=2.0,
+    reward_imitation=0.0,
     transitions_per_collection=2048,
     minibatch=256,
     epochs=5,
@@ -167,6 +173,21 @@ def test_an_epoch_visits_every_transition_once():
             order = learner._collection["order"]
             assert torch.equal(order.sort(1).values, torch.arange(12).expand(2, -1))
     assert learner.updates_per_collection == 6
+
+
+def test_the_policy_waits_for_the_value():
+    learner, rollouts = toy(value_collections=2)
+    before = learner.policy.state() | {"log_std": learner.log_std.detach().clone()}
+    values = learner.value.state()
+    for update in range(3 * learner.updates_per_collection):
+        fresh = rollouts if update % learner.updates_per_collection == 0 else None
+        if update == 2 * learner.updates_per_collection:
+            now = learner.policy.state() | {"log_std": learner.log_std.detach()}
+            assert all(torch.equal(now[name], before[name]) for name in before)
+            assert not torch.equal(learner.value.state()["w0"], values["w0"])
+        learner._improve(RolloutBatch(torch.tensor(update), fresh))
+    assert not torch.equal(learner.policy.state()["w0"], before["w0"])
+    assert not torch.equal(learner.log_std, before["log_std"])
 
 
 def test_the_first_ratio_is_one():

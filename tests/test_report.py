@@ -78,7 +78,9 @@ def make_run(root: Path, name: str, successes, **facts) -> Path:
 
 def make_online_run(root: Path, name: str, seeds: int = 2, **facts) -> Path:
     """A run folder whose learned reward rises from 10 to 40 while its true return falls to −50."""
-    run = make_run(root, name, [[1, 2, 3]] * seeds, online_transitions=106_250, **facts)
+    phases = [["clone", 50], ["reward", 50], ["ppo", 100]]
+    facts = {"online_transitions": 106_250, "phases": phases, **facts}
+    run = make_run(root, name, [[1, 2, 3]] * seeds, **facts)
     lines = [
         METRICS_HEADER,
         *(f"{STARTED - 20},reward,{seed},learned_reward,0.5" for seed in range(seeds)),
@@ -376,14 +378,6 @@ def drop_lines(word: str):
     return drop
 
 
-def equal_rewards(folder: Path) -> None:
-    path = folder / "metrics.csv"
-    learned = [line for line in path.read_text().splitlines() if "learned_reward" in line]
-    drop_lines("true_return")(folder)
-    with path.open("a") as file:
-        file.writelines(line.replace("learned_reward", "true_return") + "\n" for line in learned)
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -391,7 +385,7 @@ def equal_rewards(folder: Path) -> None:
         drop_lines("learned_reward"),
         drop_lines(",ppo,"),
         drop_lines("kl_to_reference"),
-        equal_rewards,  # PPO on the true reward
+        lambda folder: spoil_fact(phases=[["clone", 50], ["ppo", 150]])(folder),  # the true reward
     ],
 )
 def test_runs_without_a_learned_reward_have_no_reward_figure(tmp_path, change):
