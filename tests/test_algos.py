@@ -273,7 +273,8 @@ def test_a_member_learns_the_same_alone_and_among_four(name):
         for (_, one), (_, many) in zip(metrics_alone, metrics_together, strict=True):
             for key, value in one.items():
                 assert value.shape == (1,)
-                assert value[0].item() == pytest.approx(many[key][member].item(), rel=1e-3, abs=1e-6)
+                expected = pytest.approx(many[key][member].item(), rel=1e-3, abs=1e-6)
+                assert value[0].item() == expected
 
 
 def test_a_member_draws_the_same_batches_alone_and_among_four(dots):

@@ -229,8 +229,8 @@ class PIQL:
         last = k - 1  # it has no next observation
         wanted = self.config.transitions_per_batch or segments * last
         count = min(max(wanted // segments, 1), last)
-        stride = last // count
-        steps = torch.arange(count, device=batch.step.device) * stride + batch.step % stride
+        spread = torch.arange(count, device=batch.step.device) * last
+        steps = (spread + batch.step % last) // count  # over `last` updates each step equally often
         after = batch.observations.index_select(2, steps + 1).flatten(1, 2)
         chosen = replace(
             batch,
