@@ -6,13 +6,14 @@ agree with the annotator, and is it as often right as it is sure?
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from cpl_bench.algos.ppo import LAPTOP
+from cpl_bench.algos.ppo import PPOConfig
+from cpl_bench.errors import UserError
 from cpl_bench.heldout import held_out_batch, reliability, split_by_episode
 from cpl_bench.interface import Phase
 from cpl_bench.loop import fit
@@ -22,8 +23,14 @@ from cpl_bench.reward import RewardModel
 from cpl_bench.sampler import PreferenceSampler
 from cpl_bench.seeds import training_seeds
 
-MODEL = replace(LAPTOP, reward_steps=2000, reward_imitation=0.0)
-"""Of preference-PPO's size, and plain, so that all datasets' numbers compare whatever it adds."""
+MODEL = PPOConfig(
+    hidden=(256, 256),
+    learning_rate=3e-4,
+    segments_per_batch=32,
+    reward_bounded=True,
+    reward_steps=2000,
+)
+"""The reward model, whatever the presets come to use, so that all datasets' numbers compare."""
 SEEDS = (0, 1)
 BINS = 5
 LAST_STEPS = 100
@@ -78,7 +85,7 @@ def calibrate(preference_file: Path) -> Calibration:
     """Fit a plain reward model and measure it on held-out comparisons.
 
     Raises:
-        UserError: too few comparisons to hold some out.
+        UserError: too few comparisons to hold some out, or nothing but ties among those.
     """
     preferences = load_preferences(preference_file)
     fitting, held = split_by_episode(preferences)
@@ -97,6 +104,11 @@ def calibrate(preference_file: Path) -> Calibration:
     batch = held_out_batch(held, len(seeds), device)
     first, second = of_comparisons(model.segment_sums(batch), batch.first, batch.second)
     answers = batch.prefers_second
+    if bool((answers == 0.5).all()):
+        raise UserError(
+            f"All comparisons between held-out segments of {preferences.info.title} are ties: no "
+            "reward model can be right about them. Label with another --scorer, or more --segments."
+        )
     table = reliability(
         (second - first).sigmoid().flatten().numpy(), answers.flatten().numpy(), BINS
     )

@@ -44,6 +44,12 @@ def make_feeds(
     Raises:
         UserError: the data do not hold what a feed needs.
     """
+    info, least = source.preferences.info, getattr(config, "least_segment_length", 1)
+    if info.segment_length < least:
+        raise UserError(
+            f"{info.title} holds segments of {info.segment_length} step, and this method needs "
+            f"at least {least}. Label with --segment-length {least} or more."
+        )
     makers: dict[Feed, Callable[[], Callable[[Tensor], Any]]] = {
         "segments": lambda: _segments(source, source.preferences, config),
         "rewarded segments": lambda: _segments(source, source.preferences, config, rewards=True),

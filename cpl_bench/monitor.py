@@ -8,6 +8,7 @@ import numpy as np
 
 from cpl_bench.assessment import assess, by_seed
 from cpl_bench.cards import load_task
+from cpl_bench.errors import UserError
 from cpl_bench.evaluations import append_evaluations
 from cpl_bench.loop import Pause
 from cpl_bench.progress import say
@@ -44,7 +45,17 @@ class Monitor:
                 self.board.add_scalar(f"{pause.phase}/{name}/seed {seed}", value, pause.step)
 
     def checkpoint(self, step: int, weights: dict[str, np.ndarray]) -> None:
-        """Roll the members out, and write their episodes and weights."""
+        """Roll the members out, and write their episodes and weights.
+
+        Raises:
+            UserError: a member's weights are not numbers any more.
+        """
+        for place, seed in enumerate(self.seeds):
+            if not all(np.isfinite(value[place]).all() for value in weights.values()):
+                raise UserError(
+                    f"{self.name}: seed {seed} has diverged, its weights at step {step} are not "
+                    "finite. Lower the learning rate, or look at metrics.csv for what grew."
+                )
         episodes = [episode_seeds("monitoring", self.episodes, step, seed) for seed in self.seeds]
         label = f"evaluating step {step}"
         rows = assess(self.pool, self.task, weights, self.seeds, episodes, step, label)

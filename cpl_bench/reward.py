@@ -43,7 +43,10 @@ def check_reward(config: Any) -> None:
             "reward": ("learned or true", lambda value: value in ("learned", "true")),
             "reward_loss": ("pairs or ranking", lambda value: value in ("pairs", "ranking")),
             "reward_ensemble": ("at least 1", lambda value: value >= 1),
-            "reward_imitation": ("at least 0", lambda value: 0 <= value < float("inf")),
+            "reward_imitation": (
+                "at least 0, and 0 without --hidden layers to share",
+                lambda value: 0 <= value < float("inf") and (not value or config.hidden),
+            ),
             "reward_steps": (
                 "at least 1 if the reward is learned",
                 lambda value: value >= 1 or config.reward == "true",
@@ -70,8 +73,8 @@ class RewardModel:
         reward_imitation and reward_loss."""
         self.config, self.size = config, config.reward_ensemble
         seeds = [seed + ENSEMBLE_STRIDE * e for seed in seeds for e in range(self.size)]  # (s E)
-        first, *later = config.hidden
         if config.reward_imitation:
+            first, *later = config.hidden
             self.networks = {
                 "trunk": MLP([observation_size, first], seeds, device, NETWORK),
                 "reward": MLP([first + action_size, *later, 1], seeds, device, NETWORK + 1),

@@ -29,7 +29,7 @@ from cpl_bench.networks import Policy
 from cpl_bench.optimisers import WarmAdam
 from cpl_bench.preferences import load_preferences
 from cpl_bench.presets import configured
-from cpl_bench.sampler import PreferenceSampler
+from cpl_bench.sampler import PreferenceSampler, TransitionSampler
 from cpl_bench.seeds import episode_seeds
 from cpl_bench.worker import mlp_action
 
@@ -158,6 +158,25 @@ def draw_for(seeds):
     return draw
 
 
+def transitions_for(seeds):
+    """Like `draw_for`, but single transitions: two steps each, no comparisons."""
+    draw = draw_for(seeds)
+
+    def first_two(step):
+        batch = draw(step)
+        none = batch.first[:, :0]
+        return replace(
+            batch,
+            observations=batch.observations[:, :, :2],
+            actions=batch.actions[:, :, :2],
+            first=none,
+            second=none,
+            prefers_second=batch.prefers_second[:, :0],
+        )
+
+    return first_two
+
+
 def rollouts_for(algorithm, seeds, total):
     """A feed of rollouts: a toy whose next observation and reward depend on what was done."""
     begins = sum(phase.steps for phase in algorithm.phases(total)[:-1])
@@ -191,9 +210,9 @@ def rollouts_for(algorithm, seeds, total):
 
 
 def feeds_for(algorithm, seeds, total):
-    """Every feed there is; the kind of batch is all that phases care for."""
-    offline = ("segments", "transitions", "fitting", "best episodes")
-    feeds = dict.fromkeys(offline, draw_for(seeds))
+    """Every feed that does without true rewards; the shape of a batch is all phases care for."""
+    feeds = dict.fromkeys(("segments", "fitting", "best episodes"), draw_for(seeds))
+    feeds["transitions"] = transitions_for(seeds)
     if hasattr(algorithm, "behaviour"):
         feeds["rollouts"] = rollouts_for(algorithm, seeds, total)
     return feeds
@@ -277,11 +296,20 @@ def test_a_member_learns_the_same_alone_and_among_four(name):
                 assert value[0].item() == expected
 
 
-def test_a_member_draws_the_same_batches_alone_and_among_four(dots):
+@pytest.mark.parametrize("kind", ["segments", "transitions"])
+def test_a_member_draws_the_same_batches_alone_and_among_four(dots, kind):
     preferences, seeds = load_preferences(dots[2]), [4, 0, 9, 2]
-    together = PreferenceSampler(preferences, seeds, 16)
+
+    def sampler(seeds):
+        if kind == "segments":
+            return PreferenceSampler(preferences, seeds, 16)
+        observations, actions = preferences.observations, preferences.actions
+        rows = preferences.segment_starts
+        return TransitionSampler(observations, actions, seeds, 16, rows=rows, steps=2)
+
+    together = sampler(seeds)
     for member, seed in enumerate(seeds):
-        alone = PreferenceSampler(preferences, [seed], 16)
+        alone = sampler([seed])
         for step in (0, 1, 77):
             one, many = alone.draw(step), together.draw(step)
             for field in ("observations", "actions", "first", "second", "prefers_second"):
@@ -498,7 +526,7 @@ def test_the_rate_warms_up_linearly():
 @every_method
 def test_golden_curve(name):
     """The first 20 steps give the committed metrics; see the header to write them anew."""
-    algorithm = build(name, [0, 1], clone_steps=8)
+    algorithm = build(name, [0, 1], clone_steps=8, steps=20)
     curve = [
         {"phase": phase, **{key: value.tolist() for key, value in metrics.items()}}
         for phase, metrics in train(algorithm, [0, 1], stop=20, total=20)

@@ -8,7 +8,9 @@ import pytest
 from cpl_bench import calibration
 from cpl_bench.calibration import Calibration, calibrate
 from cpl_bench.cards import load_dataset_card
-from cpl_bench.datasets_page import record
+from cpl_bench.datasets_page import INTRODUCTIONS, record
+from cpl_bench.errors import UserError
+from cpl_bench.preferences import load_preferences
 from cpl_bench.probe import Probe
 
 PROBE = Probe(load_dataset_card("drawer-open-small"), 0.6, 0.99, 0.75, 0.03)
@@ -34,6 +36,22 @@ def test_the_point_mass_allows_a_good_reward_model(dots, monkeypatch):
     assert right == pytest.approx(measured.accuracy, abs=0.01)  # of decided ones, both ways
     assert measured.error < 0.15
     assert np.all(np.diff([low for low, *_ in measured.bins]) > 0)
+
+
+def test_nothing_but_ties_is_refused(dots, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "MODEL", replace(calibration.MODEL, reward_steps=1))
+    preferences = load_preferences(dots[2])
+    tied = replace(preferences, scores=np.zeros_like(preferences.scores))
+    monkeypatch.setattr(calibration, "load_preferences", lambda path: tied)
+    with pytest.raises(UserError, match="All comparisons between held-out segments of dots"):
+        calibrate(tmp_path / "tied.safetensors")
+
+
+def test_the_page_says_what_was_fitted():
+    model, said = calibration.MODEL, " ".join(INTRODUCTIONS["reward"].split())
+    assert f"{len(model.hidden)} hidden layers of {model.hidden[0]}".replace("2", "two", 1) in said
+    assert f"{model.reward_steps:,} steps, no imitation, {len(calibration.SEEDS)} seeds" in said
+    assert model.reward_bounded and not model.reward_imitation and "bounded to [0, 1]" in said
 
 
 def test_the_page_keeps_one_line_a_card_and_table(tmp_path):

@@ -136,6 +136,18 @@ def test_transitions_are_drawn_one_by_one_from_the_segments(dots, pool):
             np.testing.assert_array_equal(batch.rewards[0, :50, 0], preferences.rewards[rows])
 
 
+@pytest.mark.parametrize("settings", [{"reward": "true"}, {"reward": "learned"}])
+def test_segments_of_one_step_are_refused(dots, pool, settings):
+    preferences = load_preferences(dots[2])
+    short = replace(preferences, info=replace(preferences.info, segment_length=1))
+    config = replace(SMALL, **settings)
+    widths = preferences.observations.shape[1], preferences.actions.shape[1]
+    learner = PIQL(config, *widths, [0], CPU)
+    source = Source(short, load_task("pointmass"), pool, [0], [0], CPU)
+    with pytest.raises(UserError, match="segments of 1 step, and this method needs at least 2"):
+        make_feeds(source, learner.phases(1000), learner, config)
+
+
 def test_targets_follow_slowly():
     learner, batch = PIQL(replace(SMALL, polyak=0.25), 3, 2, [0], CPU), batch_of()
     before = learner.targets["target0"].parameters["w1"].clone()
@@ -177,7 +189,8 @@ def test_with_the_true_reward_it_solves_the_point_mass(dots, pool):
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("expectile", 1.0), ("temperature", 0.0), ("largest_weight", 0.0), ("gamma", 1.0),
-     ("polyak", 0.0), ("value_scale", 0.0), ("transitions_per_batch", -1)],
+     ("polyak", 0.0), ("value_scale", 0.0), ("transitions_per_batch", -1),
+     ("transitions_per_batch", 1), ("reward_imitation", -1.0)],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(setting, value):
     with pytest.raises(UserError, match=setting.replace("_", "-")):

@@ -190,6 +190,17 @@ def test_the_policy_waits_for_the_value():
     assert not torch.equal(learner.log_std, before["log_std"])
 
 
+def test_the_penalty_waits_with_the_policy():
+    learner, rollouts = toy(objective="penalty", value_collections=2)
+    updates = learner.updates_per_collection
+    for update in range(4 * updates):
+        fresh = rollouts if update % updates == 0 else None
+        metrics = learner._improve(RolloutBatch(torch.tensor(update), fresh))
+        if update // updates < 3:
+            assert (metrics["penalty"] == 1).all()
+    assert (metrics["penalty"] != 1).all()
+
+
 def test_the_first_ratio_is_one():
     learner, rollouts = toy()
     metrics = learner._improve(RolloutBatch(torch.tensor(0), rollouts))
@@ -219,8 +230,18 @@ def test_the_deviation_stays_within_its_limits():
         ("gamma", 1.1, "--gamma must be in"),
         ("epochs", 0, "--epochs must be at least 1"),
         ("ptx_weight", -1.0, "--ptx-weight must be at least 0"),
+        ("policy_learning_rate", 0.0, "--policy-learning-rate must be positive"),
+        ("value_learning_rate", -1.0, "--value-learning-rate must be positive"),
+        ("value_collections", -1, "--value-collections must be at least 0"),
+        ("value_collections", 938, "leave some of the 300000 improving steps to the policy"),
+        ("lowest_std", 2.0, "--highest-std must be at least --lowest-std, 2.0, not 1.5"),
+        ("hidden", (), "--reward-imitation must be at least 0, and 0 without --hidden layers"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(setting, value, said):
     with pytest.raises(UserError, match=said):
-        replace(PPOConfig(), **{setting: value})
+        replace(PPOConfig(reward_imitation=0.1), **{setting: value})
+
+
+def test_the_last_collection_may_be_the_policys():
+    assert replace(PPOConfig(), value_collections=937).value_collections == 937

@@ -34,6 +34,7 @@ SETTINGS = {  # each method takes those it has
     "transitions_per_batch": 64,
     "transitions_per_collection": 100,
     "minibatch": 20,
+    "value_collections": 1,
     "epochs": 2,
     "lam": 0.75,
 }
@@ -80,6 +81,13 @@ def contents(folder):
     paths = [folder / name for name in ("metrics.csv", "evaluations.csv", "state.safetensors")]
     paths += sorted((folder / "checkpoints").iterdir())
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def test_a_run_that_diverges_says_so(start, tmp_path):
+    with pytest.raises(
+        UserError, match="dots: seed 0 has diverged, its weights at step 20 are not"
+    ):
+        start(tmp_path, "sft", {"learning_rate": 1e30})
 
 
 # --- The folder ---
