@@ -10,6 +10,8 @@ from cpl_bench.files import write_atomically
 Section = Literal["probe", "reward"]
 
 HEADER = """\
+<!-- Written by cpl-bench inspect: edits are lost. -->
+
 # Datasets
 
 One card a dataset. `cpl-bench collect NAME` makes its trajectories, `cpl-bench label NAME` its

@@ -75,7 +75,8 @@ def _dataset_section(
         section.append("Success in percent.")
     section.append("\n".join(lines))
     section += [
-        f"**Unfinished:** {run.method} stands at step {run.checkpoints[-1]:,} of {run.steps:,}."
+        f"**Unfinished:** {run.method} stands at step {run.checkpoints[-1]:,} of {run.steps:,}"
+        + ("; its online steps are those of all of them." if run.online_transitions else ".")
         for run in runs
         if run.checkpoints[-1] < run.steps
     ]

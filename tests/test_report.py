@@ -310,6 +310,14 @@ def test_online_steps_are_in_the_page_and_not_in_the_table_file(folders, tmp_pat
     )
 
 
+def test_online_steps_of_an_unfinished_run_are_those_it_will_have_taken(tmp_path):
+    phases = [["clone", 50], ["reward", 50], ["ppo", 4900]]
+    run = make_online_run(tmp_path, "sweep/ppo", steps=5000, phases=phases)
+    page = report([run], tmp_path / "out").page.read_text("utf-8")
+    said = "PPO stands at step 200 of 5,000; its online steps are those of all of them."
+    assert f"**Unfinished:** {said}" in page
+
+
 def test_older_runs_are_offline(folders):
     assert "online_transitions" not in json.loads((folders[0] / "run.json").read_text())
     assert read_run(folders[0]).online_transitions == 0
