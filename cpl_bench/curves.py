@@ -68,7 +68,7 @@ def draw_curves(panels: list[Panel], methods: list[str]) -> bytes:
     return picture(columns * width, rows * height + 0.5, draw)
 
 
-def picture(width: float, height: float, draw: Callable[["Figure"], None]) -> bytes:
+def picture(width: float, height: float, draw: Callable[["Figure"], None], dpi: int = 150) -> bytes:
     """A PNG, so many inches large, of what `draw` draws: the same bytes wherever it is made."""
     import matplotlib
     from matplotlib import style
@@ -83,7 +83,7 @@ def picture(width: float, height: float, draw: Callable[["Figure"], None]) -> by
         FigureCanvasAgg(figure)
         draw(figure)
         file = BytesIO()
-        figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+        figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
     return file.getvalue()
 
 

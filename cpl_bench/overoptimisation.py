@@ -7,6 +7,7 @@ its true return falls. The numbers are the run's own, from `metrics.csv`.
 
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 PHASE = "ppo"
 METRICS = ("transitions", "learned_reward", "true_return", "kl_to_reference")
+TITLE_WIDTH = 36
+"""Letters in a line of a panel's title: what the narrowest panel holds."""
 LEARNED, TRUE, KL = COLOURS[1], COLOURS[0], COLOURS[2]
 _REMEDY = "Resume its training with --resume, or train it again."
 
@@ -136,7 +139,8 @@ def draw_reward_histories(histories: list[RewardHistory]) -> bytes:
                 lower.set_visible(False)
         figure.align_ylabels(grid)
 
-    return picture(columns * width, rows * 4.4, draw)
+    dpi = 150 if rows == 1 else 110  # its many thin lines make a large file
+    return picture(columns * width, rows * 4.4, draw, dpi)
 
 
 def _draw_panel(upper: "Axes", lower: "Axes", history: RewardHistory) -> None:
@@ -169,7 +173,8 @@ def _draw_panel(upper: "Axes", lower: "Axes", history: RewardHistory) -> None:
     lower.sharex(upper)
     upper.tick_params(axis="x", labelbottom=False)
     lower.set_xlabel("simulator steps a seed")
-    upper.set_title(plain(f"{history.method}, {history.dataset}"), loc="left", fontweight="bold")
+    title = fill(f"{history.method}, {history.dataset}", TITLE_WIDTH, break_on_hyphens=False)
+    upper.set_title(plain(title), loc="left", fontweight="bold")
 
 
 def _thousands(steps: float, _: object) -> str:

@@ -367,6 +367,19 @@ def test_reward_figure_is_the_same_bytes_and_shows_both_colours(tmp_path, runs, 
         assert (pixels == list(bytes.fromhex(colour[1:]))).all(axis=-1).sum() > 200
 
 
+@pytest.mark.parametrize("runs", [1, 2, 3])
+def test_a_long_name_stays_within_its_reward_figure(tmp_path, runs):
+    from matplotlib.image import imread
+
+    long = "P-PPO with a name that is much longer than a panel is wide"
+    folders = [
+        make_online_run(tmp_path, f"sweep/ppo-{i}", method=f"{long}, {i}") for i in range(runs)
+    ]
+    png = report(folders, tmp_path / "out").reward.read_bytes()
+    pixels = imread(io.BytesIO(png))[..., :3]
+    assert (pixels[:, -5:] == 1).all(), "nothing is cut off at the right edge"
+
+
 def test_numbers_that_are_not_finite_are_gaps(tmp_path):
     run = make_online_run(tmp_path, "sweep/ppo")
     spoil_text("metrics.csv", "ppo,0,learned_reward,20.0", "ppo,0,learned_reward,inf")(run)
