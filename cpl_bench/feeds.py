@@ -44,8 +44,9 @@ def make_feeds(
     Raises:
         UserError: the data do not hold what a feed needs.
     """
-    info, least = source.preferences.info, getattr(config, "least_segment_length", 1)
-    if info.segment_length < least:
+    least = getattr(config, "least_segment_length", 1)
+    if least > 1 and source.preferences.info.segment_length < least:
+        info = source.preferences.info
         raise UserError(
             f"{info.title} holds segments of {info.segment_length} step, and this method needs "
             f"at least {least}. Label with --segment-length {least} or more."
