@@ -34,7 +34,7 @@ from cpl_bench.seeds import episode_seeds
 from cpl_bench.worker import mlp_action
 
 GOLDEN = Path(__file__).parent / "golden"
-ROUNDING = 1e-5  # other processors round otherwise: 5e-7 measured, in metrics that are differences
+ROUNDING = 1e-5  # other machines round otherwise: 5e-7 measured, in metrics that are differences
 CPU = torch.device("cpu")
 OBSERVATION, ACTION, SEGMENTS, LENGTH = 5, 2, 8, 6
 TINY = {  # complete, so that no preset reaches the golden curves
