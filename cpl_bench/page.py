@@ -76,7 +76,11 @@ def _dataset_section(
     section.append("\n".join(lines))
     section += [
         f"**Unfinished:** {run.method} stands at step {run.checkpoints[-1]:,} of {run.steps:,}"
-        + ("; its online steps are those of all of them." if run.online_transitions else ".")
+        + (
+            "; its online steps are planned: those of the whole run."
+            if run.online_transitions
+            else "."
+        )
         for run in runs
         if run.checkpoints[-1] < run.steps
     ]

@@ -314,7 +314,7 @@ def test_online_steps_of_an_unfinished_run_are_those_it_will_have_taken(tmp_path
     phases = [["clone", 50], ["reward", 50], ["ppo", 4900]]
     run = make_online_run(tmp_path, "sweep/ppo", steps=5000, phases=phases)
     page = report([run], tmp_path / "out").page.read_text("utf-8")
-    said = "PPO stands at step 200 of 5,000; its online steps are those of all of them."
+    said = "PPO stands at step 200 of 5,000; its online steps are planned: those of the whole run."
     assert f"**Unfinished:** {said}" in page
 
 
@@ -367,7 +367,7 @@ def test_reward_figure_is_the_same_bytes_and_shows_both_colours(tmp_path, runs, 
         assert (pixels == list(bytes.fromhex(colour[1:]))).all(axis=-1).sum() > 200
 
 
-@pytest.mark.parametrize("runs", [1, 2, 3])
+@pytest.mark.parametrize("runs", [1, 2, 3, 4])
 def test_a_long_name_stays_within_its_reward_figure(tmp_path, runs):
     from matplotlib.image import imread
 
