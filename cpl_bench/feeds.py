@@ -44,9 +44,8 @@ def make_feeds(
     Raises:
         UserError: the data do not hold what a feed needs.
     """
-    least = getattr(config, "least_segment_length", 1)
-    if least > 1 and source.preferences.info.segment_length < least:
-        info = source.preferences.info
+    least = getattr(config, "least_segment_length", None)
+    if least and (info := source.preferences.info).segment_length < least:
         raise UserError(
             f"{info.title} holds segments of {info.segment_length} step, and this method needs "
             f"at least {least}. Label with --segment-length {least} or more."

@@ -74,17 +74,16 @@ def _dataset_section(
     else:
         section.append("Success in percent.")
     section.append("\n".join(lines))
-    section += [
-        f"**Unfinished:** {run.method} stands at step {run.checkpoints[-1]:,} of {run.steps:,}"
-        + (
-            "; its online steps are planned: those of the whole run."
-            if run.online_transitions
-            else "."
-        )
-        for run in runs
-        if run.checkpoints[-1] < run.steps
-    ]
+    section += [_unfinished(run) for run in runs if run.checkpoints[-1] < run.steps]
     return section
+
+
+def _unfinished(run: EvaluatedRun) -> str:
+    planned = ""
+    if run.online_transitions:
+        planned = "; its online steps are planned: those of the whole run"
+    step = run.checkpoints[-1]
+    return f"**Unfinished:** {run.method} stands at step {step:,} of {run.steps:,}{planned}."
 
 
 _CAPTION = (
