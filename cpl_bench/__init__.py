@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cpl_bench.preferences import load_preferences as load_preferences
-    from cpl_bench.tasks import make_env as make_env
+    from cpl_bench.preferences.file import load_preferences as load_preferences
+    from cpl_bench.tasks.registry import make_env as make_env
 
-_HOMES = {"load_preferences": "cpl_bench.preferences", "make_env": "cpl_bench.tasks"}
+_HOMES = {"load_preferences": "cpl_bench.preferences.file", "make_env": "cpl_bench.tasks.registry"}
 
 
 def __getattr__(name: str) -> Any:

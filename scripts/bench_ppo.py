@@ -35,11 +35,11 @@ from typing import Any
 import torch
 
 from cpl_bench import make_env
-from cpl_bench.algos.ppo import LAPTOP, PPO, PPOConfig
-from cpl_bench.cards import load_task
-from cpl_bench.feeds import Source, make_feeds
-from cpl_bench.rollouts import RolloutPool
-from cpl_bench.seeds import training_seeds
+from cpl_bench.core.cards import load_task
+from cpl_bench.core.seeds import training_seeds
+from cpl_bench.learning.algos.ppo import LAPTOP, PPO, PPOConfig
+from cpl_bench.runs.feeds import Source, make_feeds
+from cpl_bench.tasks.pool import RolloutPool
 
 HIDDEN = (256, 256)
 TRANSITIONS = 4250

@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-SHAPED = ["interface", "losses", "networks", "optimisers", "sampler", "reward", "algos"]
+SHAPED = ["interface", "losses", "networks", "optimisers", "transitions", "reward", "algos"]
+HOOKED = [*(f"cpl_bench.learning.{name}" for name in SHAPED), "cpl_bench.runs.batches"]
 
-with install_import_hook([f"cpl_bench.{name}" for name in SHAPED], "beartype.beartype"):
-    import cpl_bench.algos
-    import cpl_bench.sampler  # noqa: F401
+with install_import_hook(HOOKED, "beartype.beartype"):
+    import cpl_bench.learning.methods
+    import cpl_bench.runs.batches  # noqa: F401
 
-from cpl_bench.cards import load_dataset_card
-from cpl_bench.collect import collect
-from cpl_bench.label import label
-from cpl_bench.rollouts import RolloutPool
+from cpl_bench.core.dataset_cards import load_dataset_card
+from cpl_bench.preferences.label import label
+from cpl_bench.tasks.pool import RolloutPool
+from cpl_bench.trajectories.collect import collect
 
 
 @pytest.fixture(scope="session")

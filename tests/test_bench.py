@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cpl_bench.cards import load_task
+from cpl_bench.core.cards import load_task
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 

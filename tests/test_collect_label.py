@@ -12,16 +12,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from cpl_bench.cards import Label, Segments, load_dataset_card, load_task
-from cpl_bench.collect import collect, is_collected
-from cpl_bench.errors import UserError
-from cpl_bench.inspect import inspect
-from cpl_bench.label import is_labelled, label, preference_path, with_options
-from cpl_bench.preferences import load_preferences, write_preferences
-from cpl_bench.rollouts import RolloutPool
-from cpl_bench.scorers import SCORERS, segments_of
-from cpl_bench.sources.minari import content_hash, read_record, read_trajectories
-from cpl_bench.tasks import make_task
+from cpl_bench.core.cards import load_task
+from cpl_bench.core.dataset_cards import Label, Segments, load_dataset_card
+from cpl_bench.core.errors import UserError
+from cpl_bench.preferences.file import load_preferences, write_preferences
+from cpl_bench.preferences.inspect import inspect
+from cpl_bench.preferences.label import is_labelled, label, preference_path, with_options
+from cpl_bench.preferences.scorers import SCORERS
+from cpl_bench.preferences.segments import segments_of
+from cpl_bench.tasks.pool import RolloutPool
+from cpl_bench.tasks.registry import make_task
+from cpl_bench.trajectories.collect import collect, is_collected
+from cpl_bench.trajectories.dataset import content_hash
+from cpl_bench.trajectories.formats.minari import read_record, read_trajectories
 
 DOTS = load_dataset_card(str(Path(__file__).parent / "dots.toml"))
 TINY = replace(

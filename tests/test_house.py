@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,26 +13,36 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "cpl_bench"
 
-VERBS = ("collect", "label", "inspect", "train", "evaluate", "report")
-TORCH_FREE = (
-    "cards",
-    "experiments",
-    "pairs",
-    "stats",
-    "tasks",
-    "rollouts",
-    "worker",
-    "annotators",
-    "seeds",
-    "errors",
-    "files",
-    "evaluations",
-    "scorers",
-    "progress",
+FLOORS = {
+    "core": 0,
+    "tasks": 1,
+    "learning": 1,
+    "trajectories": 2,
+    "preferences": 3,
+    "runs": 4,
+    "report": 5,
+    "experiments": 6,
+    "cli": 7,
+}
+"""A room imports only rooms of lower floors, and itself."""
+VERBS = (
+    "trajectories.collect",
+    "preferences.label",
+    "preferences.inspect",
+    "runs.train",
+    "runs.evaluate",
+    "runs.film",
+    "report.report",
 )
-ALGORITHMS_MAY_IMPORT = {
-    "interface", "losses", "networks", "optimisers", "reward", "random_bits", "errors"
-}  # fmt: skip
+TORCH_FREE = (
+    "core",
+    "tasks",
+    "preferences.annotators",
+    "preferences.scorers",
+    "preferences.segments",
+    "report.stats",
+)
+ALGORITHMS_MAY_IMPORT = ("cpl_bench.learning", "cpl_bench.core.errors")
 ALGORITHMS_MAY_USE = {"torch", "numpy", "jaxtyping"} | sys.stdlib_module_names
 PICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 HEAVY = ("torch", "gymnasium", "matplotlib", "minari", "mujoco", "metaworld", "tensorboard")
@@ -54,10 +65,21 @@ def parse(path: Path) -> tuple[str, ast.Module]:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts), ast.parse(path.read_text())
 
 
+def ours(path: Path) -> set[str]:
+    """Full names of what a file imports from `cpl_bench`, at any depth."""
+    return {name for name in imported(*reversed(parse(path))) if name.startswith("cpl_bench.")}
+
+
 def rooms(path: Path) -> set[str]:
     """The rooms of `cpl_bench` that a file imports from, at any depth."""
-    names = [name.split(".") for name in imported(*reversed(parse(path)))]
-    return {name[1] for name in names if name[0] == "cpl_bench"}
+    return {name.split(".")[1] for name in ours(path)} & set(FLOORS)
+
+
+def module(name: str) -> str:
+    """The module that an imported name is, or lies in: `cpl_bench.core.files.atomic_path`."""
+    path = PACKAGE.joinpath(*name.split(".")[1:])
+    found = path.is_dir() or path.with_suffix(".py").is_file()
+    return name if found else name.rpartition(".")[0]
 
 
 def foreign(path: Path) -> set[str]:
@@ -65,10 +87,10 @@ def foreign(path: Path) -> set[str]:
     return {name.split(".")[0] for name in imported(*reversed(parse(path)))} - {"cpl_bench"}
 
 
-def files_of(room: str) -> list[Path]:
-    """The files of a room, which is a module or a package."""
-    module = PACKAGE / f"{room}.py"
-    return [module] if module.is_file() else sorted((PACKAGE / room).rglob("*.py"))
+def files_of(place: str) -> list[Path]:
+    """The files of a room, or the one file that `room.file` names."""
+    path = PACKAGE.joinpath(*place.split("."))
+    return [path.with_suffix(".py")] if path.with_suffix(".py").is_file() else [*path.rglob("*.py")]
 
 
 def run_python(program: str) -> str:
@@ -81,7 +103,12 @@ def run_python(program: str) -> str:
 
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
-METHODS = [path for path in sorted((PACKAGE / "algos").glob("*.py")) if path.stem != "__init__"]
+ROOMS = [path for path in MODULES if path.parent != PACKAGE]
+METHODS = [
+    path
+    for path in sorted((PACKAGE / "learning" / "algos").glob("*.py"))
+    if path.stem != "__init__"
+]
 
 
 # --- The reader of imports itself ---
@@ -91,26 +118,53 @@ METHODS = [path for path in sorted((PACKAGE / "algos").glob("*.py")) if path.ste
     ("source", "names"),
     [
         ("import torch.nn as nn", ["torch.nn"]),
-        ("from cpl_bench import stats, cards", ["cpl_bench.stats", "cpl_bench.cards"]),
-        ("from . import bc", ["cpl_bench.algos.bc"]),
-        ("from ..train import train", ["cpl_bench.train.train"]),
-        ("def late():\n    from cpl_bench.train import train", ["cpl_bench.train.train"]),
+        ("from cpl_bench.core import toml, cards", ["cpl_bench.core.toml", "cpl_bench.core.cards"]),
+        ("from . import bc", ["cpl_bench.learning.algos.bc"]),
+        ("from ..loop import fit", ["cpl_bench.learning.loop.fit"]),
+        ("def late():\n    from cpl_bench.a.b import c", ["cpl_bench.a.b.c"]),
     ],
 )
 def test_imports_are_read_whole(source: str, names: list[str]) -> None:
-    assert list(imported(ast.parse(source), "cpl_bench.algos.cpl")) == names
+    assert list(imported(ast.parse(source), "cpl_bench.learning.algos.cpl")) == names
 
 
-# --- Rule 1: a method can be tested with a hand-made batch ---
+# --- A room imports only rooms below it; inside a room there is no circle ---
+
+
+def test_every_room_has_its_floor_and_its_name_plate() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name[0] != "_"}
+    assert folders == set(FLOORS)
+    assert [path.name for path in PACKAGE.glob("*.py")] == ["__init__.py"]
+    for plate in PACKAGE.rglob("*/__init__.py"):
+        statements = ast.parse(plate.read_text()).body
+        assert len(statements) == 1 and ast.get_docstring(ast.parse(plate.read_text())), plate
+
+
+@pytest.mark.parametrize("path", ROOMS, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_rooms_below_it(path: Path) -> None:
+    room = path.relative_to(PACKAGE).parts[0]
+    assert {other for other in rooms(path) if FLOORS[other] >= FLOORS[room]} <= {room}
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    arrows = {parse(path)[0]: {module(name) for name in ours(path)} for path in ROOMS}
+    try:
+        list(TopologicalSorter(arrows).static_order())
+    except CycleError as circle:
+        pytest.fail(" → ".join(circle.args[1]))
+
+
+# --- A method can be tested with a hand-made batch ---
 
 
 @pytest.mark.parametrize("path", METHODS, ids=lambda path: path.stem)
 def test_methods_import_what_a_hand_made_batch_can_test(path: Path) -> None:
-    assert rooms(path) <= ALGORITHMS_MAY_IMPORT
+    assert all(name.startswith(ALGORITHMS_MAY_IMPORT) for name in ours(path))
+    assert not any(name.startswith("cpl_bench.learning.algos") for name in ours(path))
     assert foreign(path) <= ALGORITHMS_MAY_USE
 
 
-# --- Rule 2: workers start quickly ---
+# --- Workers start quickly ---
 
 
 @pytest.mark.parametrize("room", TORCH_FREE)
@@ -133,14 +187,14 @@ def test_light_rooms_do_not_load_torch_through_others() -> None:
     assert run_python(program) == "", "the first that loads torch"
 
 
-# --- Rule 3: a trajectory walks through the rooms in one direction ---
+# --- Verbs meet through files ---
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_verbs_do_not_import_each_other(verb: str) -> None:
-    path = PACKAGE / f"{verb}.py"
-    assert path.is_file()
-    assert rooms(path).isdisjoint({*VERBS, "sweep", "cli", "commands", "train_command"} - {verb})
+    (path,) = files_of(verb)
+    others = tuple(f"cpl_bench.{other}." for other in VERBS if other != verb)
+    assert not [name for name in ours(path) if name.startswith(others)]
 
 
 # --- What there is none of ---
@@ -193,7 +247,7 @@ def test_help_loads_nothing_heavy() -> None:
     program = f"""
         import contextlib, io, sys
         sys.argv = ["cpl-bench", "--help"]
-        from cpl_bench.cli import main
+        from cpl_bench.cli.main import main
         with contextlib.redirect_stdout(io.StringIO()) as help, contextlib.suppress(SystemExit):
             main()
         assert "train" in help.getvalue() and "report" in help.getvalue()

@@ -22,7 +22,7 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from cpl_bench.errors import unknown_name
+from cpl_bench.core.errors import unknown_name
 
 with contextlib.redirect_stderr(io.StringIO()):  # a notice about other tasks, at every import
     from gymnasium_robotics.envs.fetch.pick_and_place import MujocoFetchPickAndPlaceEnv

@@ -26,7 +26,7 @@ import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.policies import ENV_POLICY_MAP
 
-from cpl_bench.errors import unknown_name
+from cpl_bench.core.errors import unknown_name
 
 HAND_RANGE = np.array([0.25, 0.15, 0.2])  # metres
 SETTLE_STEPS = 50

@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from cpl_bench.errors import unknown_name
+from cpl_bench.core.errors import unknown_name
 
 SOURCE_IDS = ("PointMass-v0",)
 DRAG = 0.6

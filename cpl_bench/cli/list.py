@@ -1,0 +1,68 @@
+"""What `cpl-bench list` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cpl_bench.core.cards import load_task, task_names
+from cpl_bench.core.dataset_cards import dataset_names, load_dataset_card
+from cpl_bench.core.errors import UserError
+from cpl_bench.preferences.label import preference_path
+from cpl_bench.runs.folder import RunFolder
+
+
+def tasks() -> Iterator[str]:
+    """Name, Gymnasium id, horizon, description."""
+    for name in task_names():
+        card = load_task(name)
+        yield f"{name:<27}{card.env_id:<39}{card.horizon_steps:>4} steps  {card.description}"
+
+
+def datasets() -> Iterator[str]:
+    """Name, description, and what of it lies on disk."""
+    from cpl_bench.trajectories.formats.minari import minari_folder
+
+    for name in dataset_names():
+        card = load_dataset_card(name)
+        made = "collected" if (minari_folder(card.minari_id) / "data").is_dir() else ""
+        made = "labelled" if preference_path(card).is_file() else made
+        yield f"{name:<27}{card.description:<66}{made}"
+
+
+def algos() -> Iterator[str]:
+    """Name and summary."""
+    from cpl_bench.learning.methods import ALGOS
+
+    for name, entry in ALGOS.items():
+        yield f"{name:<27}{entry.summary}"
+
+
+def scorers() -> Iterator[str]:
+    """Name and the first line of the docstring."""
+    from cpl_bench.preferences.scorers import SCORERS
+
+    for name, scorer in SCORERS.items():
+        yield f"{name:<27}{(scorer.__doc__ or '').splitlines()[0]}"
+
+
+def runs() -> Iterator[str]:
+    """Run folders below runs/, with their progress."""
+    for path in sorted(Path("runs").rglob("run.json")):
+        try:
+            record = RunFolder(path.parent).read()
+        except UserError as problem:
+            yield str(problem)
+            continue
+        steps = [int(each.stem) for each in path.parent.glob("checkpoints/[0-9]*.safetensors")]
+        reached = max(steps, default=0)
+        yield f"{path.parent!s:<47}{record['method']:<16}step {reached} of {record['steps']}"
+
+
+KINDS: dict[str, Callable[[], Iterator[str]]] = {
+    "tasks": tasks,
+    "datasets": datasets,
+    "algos": algos,
+    "scorers": scorers,
+    "runs": runs,
+}

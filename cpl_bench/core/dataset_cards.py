@@ -1,0 +1,154 @@
+"""Dataset cards: where trajectories come from, how they are cut, scored and answered."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cpl_bench.core.cards import load_task, named_table
+from cpl_bench.core.errors import UserError, unknown_name
+from cpl_bench.core.folders import card_folder
+from cpl_bench.core.pairs import Pairs
+from cpl_bench.core.toml import build
+
+NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """The behaviour policy: one clone of the expert, stopped at several levels of success."""
+
+    levels: tuple[float, ...]
+    """Success rates (with action noise) at which the clone is stopped; an episode draws one."""
+    success_band: tuple[float, float]
+    """The success rate that the finished dataset must have, lowest and highest."""
+    action_noise: float = 0.3
+    """Standard deviation of the Gaussian noise on every action of the data, then clipped."""
+    demonstrations: int = 20
+    """Expert episodes that the clone imitates."""
+    demonstration_noise: float = 0.3
+    """Standard deviation of the noise on the demonstrating expert's actions."""
+    clone_steps: int = 4000
+    """Gradient steps after which the search for the levels gives up."""
+    probe_episodes: int = 40
+    """Episodes that measure one checkpoint's success."""
+
+
+@dataclass(frozen=True)
+class Segments:
+    """How trajectories are cut and compared."""
+
+    count: int
+    """How many segments are drawn: from all episodes alike, uniformly over an episode's time."""
+    length: int
+    """Steps in a segment."""
+    pairs: Pairs = "dense"
+    """dense: any two segments of a batch are compared; sparse: segment 2i with segment 2i+1;
+    ranked: segments iK to iK+K-1 with each other."""
+    ranked_size: int = 0
+    """K, the segments that are ranked together; for ranked pairs only."""
+
+    @property
+    def misranked(self) -> str:
+        """What is wrong with `ranked_size`; empty if nothing."""
+        if self.pairs == "ranked" and not 2 <= self.ranked_size <= self.count:
+            return (
+                f"ranked_size must lie between 2 and the number of segments, {self.count}, for "
+                f"ranked pairs; got {self.ranked_size}"
+            )
+        if self.pairs != "ranked" and self.ranked_size != 0:
+            return f"ranked_size is for ranked pairs only, not for {self.pairs} ones"
+        return ""
+
+
+@dataclass(frozen=True)
+class Label:
+    """Who says which segment is better."""
+
+    scorer: str = "regret"
+    """A name in `cpl_bench.scorers.SCORERS`."""
+    annotator: str = "oracle"
+    """A name in `cpl_bench.annotators.ANNOTATORS`."""
+    cap_steps: int = 200
+    """The expert's steps to success are capped here: the cost of a state where the task is lost."""
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """One dataset, `datasets/NAME.toml`: everything that decides its bytes but the versions."""
+
+    name: str
+    """What the command line calls it."""
+    task: str
+    """A task card's name."""
+    episodes: int
+    """How many episodes are collected."""
+    behaviour: Behaviour
+    segments: Segments
+    label: Label = field(default_factory=Label)
+    description: str = ""
+    """One line for `cpl-bench list`."""
+    seed: int = 0
+    """Decides demonstrations, clone, episodes and segments."""
+    stop_steps_after_success: int = 10
+    """An episode of the data ends this many steps after its first success."""
+    minimum_steps: int = 64
+    """No episode ends earlier than this, so that each holds a whole segment."""
+
+    @property
+    def minari_id(self) -> str:
+        """The Minari dataset that `collect` writes."""
+        return f"cpl_bench/{self.name}-v0"
+
+
+def load_dataset_card(name: str) -> DatasetCard:
+    """The dataset card called `name`, or the one at a path that ends in `.toml`.
+
+    Raises:
+        UserError: no such card (the nearest name is suggested), or a card that is wrong.
+    """
+    path = Path(name) if name.endswith(".toml") else card_folder("datasets") / f"{name}.toml"
+    if not path.is_file():
+        raise unknown_name("dataset", name, dataset_names(), "A dataset is a card in datasets/.")
+    card = build(DatasetCard, named_table(path.stem, path), path)
+    _check_dataset_card(card, path)
+    return card
+
+
+def dataset_names() -> list[str]:
+    """Every dataset that has a card, sorted."""
+    return sorted(path.stem for path in card_folder("datasets").glob("*.toml"))
+
+
+def _check_dataset_card(card: DatasetCard, path: Path) -> None:
+    behaviour = card.behaviour
+    low, high = behaviour.success_band
+    horizon, length = load_task(card.task).horizon_steps, card.segments.length
+    problems = {
+        "a card's name is made of letters, digits, - and _": not NAME.fullmatch(card.name),
+        "episodes must be at least 1": card.episodes < 1,
+        "seed and stop_steps_after_success must not be negative": (
+            min(card.seed, card.stop_steps_after_success) < 0
+        ),
+        "behaviour.demonstrations, clone_steps and probe_episodes must be at least 1": (
+            min(behaviour.demonstrations, behaviour.clone_steps, behaviour.probe_episodes) < 1
+        ),
+        "label.cap_steps must be at least 1": card.label.cap_steps < 1,
+        "behaviour.levels must name at least one success rate": not behaviour.levels,
+        "behaviour.levels must lie in [0, 1]": any(not 0 <= x <= 1 for x in behaviour.levels),
+        "behaviour.success_band must be [low, high] within [0, 1]": not 0 <= low < high <= 1,
+        "behaviour noise must lie in [0, 10]": not (
+            0 <= behaviour.action_noise <= 10 and 0 <= behaviour.demonstration_noise <= 10
+        ),
+        "segments.count must be at least 2": card.segments.count < 2,
+        "segments.length must be at least 1": card.segments.length < 1,
+        f"segments.{card.segments.misranked}": card.segments.misranked != "",
+        f"segments.length, {length}, is longer than an episode of {card.task}, {horizon} steps": (
+            length > horizon
+        ),
+        f"minimum_steps, {card.minimum_steps}, must lie between segments.length and {horizon}": (
+            not length <= card.minimum_steps <= horizon
+        ),
+    }
+    for problem, found in problems.items():
+        if found:
+            raise UserError(f"{path}: {problem}.")

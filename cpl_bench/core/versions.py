@@ -1,0 +1,47 @@
+"""The versions behind a number: of packages, simulators and this checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from cpl_bench.core import folders
+from cpl_bench.core.cards import TaskCard
+
+if TYPE_CHECKING:
+    pass
+
+
+def installed(task: TaskCard) -> dict[str, str]:
+    """The installed versions of what a task is simulated with."""
+    return {name: version(name) for name in task.simulators}
+
+
+def versions(simulators: Mapping[str, str]) -> dict[str, str]:
+    """Installed versions of the packages behind a run."""
+    return {name: version(name) for name in ("cpl-bench", "torch", "numpy", *simulators)}
+
+
+def commit() -> str | None:
+    """The checkout's commit, with a `+` if files differ from it; None outside a checkout."""
+    if not (folders.CHECKOUT / ".git").exists():
+        return None
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    ask = ["git", "-C", str(folders.CHECKOUT)]
+    try:
+        head = subprocess.run(
+            [*ask, "rev-parse", "HEAD"], capture_output=True, text=True, env=environment, check=True
+        )
+        changed = subprocess.run(
+            [*ask, "status", "--porcelain", "--", "cpl_bench", "envs", "datasets"],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

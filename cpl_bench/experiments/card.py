@@ -1,0 +1,72 @@
+"""Published experiments: which methods meet on which datasets, read from TOML.
+
+They lie in `results/` of a checkout, beside the evidence they gave; a wheel carries the
+specifications inside the package.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cpl_bench.core import folders
+from cpl_bench.core.cards import named_table
+from cpl_bench.core.errors import unknown_name
+from cpl_bench.core.toml import build
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of an experiment's table: an algorithm and its settings."""
+
+    label: str
+    """The name in table and figure."""
+    algorithm: str
+    """A name in `cpl_bench.algos.ALGOS`."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Fields of the algorithm's config that differ from the preset."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A published experiment, `results/NAME/experiment.toml`: datasets × methods × seeds."""
+
+    name: str
+    datasets: tuple[str, ...]
+    """Dataset cards."""
+    methods: tuple[Method, ...]
+    seeds: int
+    """Members of each run, numbered from 0."""
+    final_episodes: int
+    """Episodes per seed that evaluate the last checkpoint."""
+    preset: Literal["laptop", "paper"] = "laptop"
+    description: str = ""
+    title: str = ""
+    video: bool = False
+    """Render one episode of the best policy at the end."""
+
+
+def load_experiment(name: str) -> Experiment:
+    """The experiment in the folder `name`, or the published one of that name.
+
+    Raises:
+        UserError: no such experiment, or a file that is wrong.
+    """
+    path = Path(name) / "experiment.toml"
+    if not path.is_file():
+        path = folders.card_folder("results") / name / "experiment.toml"
+    if not path.is_file():
+        known = [
+            found.parent.name for found in folders.card_folder("results").glob("*/experiment.toml")
+        ]
+        raise unknown_name(
+            "experiment", name, known, "An experiment is results/NAME/experiment.toml."
+        )
+    return build(Experiment, named_table(path.parent.name, path), path)
+
+
+def experiment_folder(name: str) -> Path | None:
+    """Where an experiment's evidence is published: its own folder, if it can be written to."""
+    for folder in (Path(name), folders.CHECKOUT / "results" / name):
+        if (folder / "experiment.toml").is_file():
+            return folder
+    return None

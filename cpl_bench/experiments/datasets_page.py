@@ -1,0 +1,67 @@
+"""`datasets/README.md`: a line a card for each thing that `inspect` measures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from cpl_bench.core.files import write_atomically
+
+Section = Literal["probe", "reward"]
+
+HEADER = """\
+<!-- Written by cpl-bench inspect: edits are lost. -->
+
+# Datasets
+
+One card a dataset. `cpl-bench collect NAME` makes its trajectories, `cpl-bench label NAME` its
+preferences; both land in this folder and stay out of git.
+"""
+INTRODUCTIONS: dict[Section, str] = {
+    "probe": """\
+A card is accepted only if the data can tell methods apart: behaviour success within the card's
+band, an expert of at least 90 %, SFT at most 20 points above the behaviour. The lines below are
+what `cpl-bench inspect NAME --probe` measured. SFT: the laptop preset, 2 seeds, the mean of four
+evaluations in the second half of training, 25 episodes each a seed; ± is the standard error over
+those episodes. Expert: 100 episodes.
+""",
+    "reward": """\
+## Reward models
+
+How well a plain reward model answers comparisons between segments of held-out episodes, as
+`cpl-bench inspect NAME --reward` measured it: two hidden layers of 256, bounded to [0, 1], 2,000
+steps, no imitation, 2 seeds. Fitted: accuracy on the comparisons of its last steps. Calibration
+error: |share right − confidence|, averaged over the comparisons in five bins.
+""",
+}
+COLUMNS: dict[Section, str] = {
+    "probe": "| card | episodes | segments | behaviour | band | expert | SFT | verdict |",
+    "reward": "| card | labels | held-out segments | held out | fitted | calibration error |",
+}
+
+
+def record(path: Path, section: Section, card: str, row: str) -> None:
+    """Put a card's row into a table of the page at `path`, in place of its earlier one."""
+    tables = _read(path)
+    tables[section][card] = row
+    parts = [HEADER]
+    for name, rows in tables.items():
+        if rows:
+            rule = "|" + "---|" * (COLUMNS[name].count("|") - 1)
+            parts.append(INTRODUCTIONS[name])
+            lines = [COLUMNS[name], rule, *(rows[each] for each in sorted(rows))]
+            parts.append("\n".join(lines) + "\n")
+    write_atomically(path, "\n".join(parts))
+
+
+def _read(path: Path) -> dict[Section, dict[str, str]]:
+    """The rows that are there, by table and card."""
+    tables: dict[Section, dict[str, str]] = {"probe": {}, "reward": {}}
+    rows: dict[str, str] = {}
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        started = [tables[section] for section, columns in COLUMNS.items() if line == columns]
+        if started:
+            (rows,) = started
+        elif line.startswith("| "):
+            rows[line.split("|")[1].strip()] = line
+    return tables

@@ -1,0 +1,105 @@
+"""Whether a dataset can tell methods apart: what `inspect --probe` measures and decides.
+
+A dataset on which the expert fails measures the expert; one on which cloning is already good
+measures nothing. So a card is accepted only with behaviour success in its band, an expert of at
+least 90 %, and SFT at most 20 points above the behaviour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cpl_bench.core.cards import load_task
+from cpl_bench.core.dataset_cards import DatasetCard
+from cpl_bench.core.seeds import episode_seeds, training_seeds
+from cpl_bench.learning.loop import fit
+from cpl_bench.learning.methods import ALGOS
+from cpl_bench.preferences.file import load_preferences
+from cpl_bench.runs.assess import assess, by_seed
+from cpl_bench.runs.batches import PreferenceSampler
+from cpl_bench.tasks.episodes import EXPERT, EpisodeRules
+from cpl_bench.tasks.pool import RolloutPool
+
+EXPERT_EPISODES = 100
+MINIMUM_EXPERT = 0.9
+MAXIMUM_GAIN = 0.2
+SEEDS = (0, 1)
+EPISODES = 25  # a seed in each evaluation
+EVALUATIONS = 4  # of the second half of training; their mean is SFT's success
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was measured of one dataset; rates in 0..1."""
+
+    card: DatasetCard
+    behaviour: float
+    expert: float
+    sft: float
+    sft_error: float
+    """Standard error of `sft`."""
+
+    @property
+    def problems(self) -> list[str]:
+        """Why the card is not accepted; empty if it is."""
+        low, high = self.card.behaviour.success_band
+        checks = {
+            "behaviour outside its band": not low <= self.behaviour <= high,
+            "expert below 90 %": self.expert < MINIMUM_EXPERT,
+            "SFT more than 20 points above the behaviour": self.sft > self.behaviour + MAXIMUM_GAIN,
+        }
+        return [problem for problem, found in checks.items() if found]
+
+    @property
+    def verdict(self) -> str:
+        """One line."""
+        return "accepted" if not self.problems else "refused: " + "; ".join(self.problems)
+
+    def row(self) -> str:
+        """A line of the Markdown table."""
+        low, high = self.card.behaviour.success_band
+        cells = [
+            self.card.name,
+            f"{self.card.episodes:,}",
+            f"{self.card.segments.count:,} × {self.card.segments.length}",
+            f"{self.behaviour:.1%}",
+            f"{low:.0%}–{high:.0%}",
+            f"{self.expert:.0%}",
+            f"{self.sft:.1%} ± {self.sft_error:.1%}",
+            self.verdict,
+        ]
+        return "| " + " | ".join(cells) + " |"
+
+
+def probe(card: DatasetCard, preference_file: Path, behaviour: float, pool: RolloutPool) -> Probe:
+    """Measure the expert and SFT beside the behaviour's known success rate."""
+    task = load_task(card.task)
+    seeds = episode_seeds("expert probe", EXPERT_EPISODES, card.seed)
+    rules = EpisodeRules(stop_steps_after_success=0, keep_steps=False)
+    expert = pool.episodes(task, seeds, [EXPERT] * len(seeds), [], rules, label="expert")
+    preferences = load_preferences(preference_file)
+    entry = ALGOS["sft"]
+    config = entry.presets["laptop"]
+    device = torch.device("cpu")
+    sizes = preferences.observations.shape[1], preferences.actions.shape[1]
+    members = training_seeds(SEEDS)
+    learner = entry.build(config, *sizes, members, device)
+    sampler = PreferenceSampler(preferences, members, config.segments_per_batch, device)
+    pauses = [config.steps - i * config.steps // (2 * EVALUATIONS) for i in range(EVALUATIONS)]
+    rates: list[float] = []
+    phases = learner.phases(config.steps)
+    for pause in fit(phases, {"segments": sampler.draw}, pauses, device, label="SFT probe"):
+        if pause.step in pauses:
+            own = [episode_seeds("monitoring", EPISODES, pause.step, seed) for seed in SEEDS]
+            rows = assess(
+                pool, task, learner.weights(), SEEDS, own, pause.step, f"SFT, step {pause.step}"
+            )
+            rates.extend(by_seed(rows).values())
+    sft = float(np.mean(rates))
+    error = float(np.sqrt(sft * (1 - sft) / (len(rates) * EPISODES)))
+    succeeded = float(np.mean([episode.succeeded for episode in expert]))
+    return Probe(card, behaviour, succeeded, sft, error)

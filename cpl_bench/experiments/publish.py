@@ -1,0 +1,54 @@
+"""Evidence: the small files of an experiment, copied beside its `experiment.toml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cpl_bench.core.errors import UserError
+from cpl_bench.core.files import write_atomically
+from cpl_bench.core.progress import say
+from cpl_bench.experiments.card import Experiment
+from cpl_bench.experiments.sweep import slug
+from cpl_bench.report.read import read_run
+
+EVIDENCE = ("table.csv", "curves.csv", "curves.png", "README.md")
+
+
+RUN_EVIDENCE = ("run.json", "evaluations.csv", "final.csv")
+REWARD_FIGURE, METRICS = "reward.png", "metrics.csv"
+
+
+LARGEST_METRICS_BYTES = 200_000
+"""A larger file of metrics is not published with its run."""
+
+
+def publish(experiment: Experiment, out: Path, results: Path) -> None:
+    """Copy the small files that are evidence from `out` to `results`, run folders included.
+
+    Metrics are copied of runs with online steps: the numbers behind `reward.png`.
+    """
+    if not (results / "experiment.toml").is_file():
+        raise UserError(f"{results} is no experiment: it has no experiment.toml.")
+    for name in EVIDENCE:
+        write_atomically(results / name, (out / name).read_bytes())
+    _copy(REWARD_FIGURE, out, results, (out / REWARD_FIGURE).exists())
+    for dataset in experiment.datasets:
+        for method in experiment.methods:
+            run = Path(dataset) / f"{method.algorithm}-{slug(method.label)}"
+            for name in RUN_EVIDENCE:
+                write_atomically(results / run / name, (out / run / name).read_bytes())
+            metrics = out / run / METRICS
+            wanted = read_run(out / run).online_transitions > 0 and metrics.exists()
+            if wanted and metrics.stat().st_size >= LARGEST_METRICS_BYTES:
+                say(f"{metrics} stays unpublished: {LARGEST_METRICS_BYTES:,} bytes or more.")
+                wanted = False
+            _copy(METRICS, out / run, results / run, wanted)
+    say(f"Published {experiment.name} → {results}")
+
+
+def _copy(name: str, origin: Path, target: Path, wanted: bool) -> None:
+    """Copy a file that not every experiment has, or take an older one away."""
+    if wanted:
+        write_atomically(target / name, (origin / name).read_bytes())
+    else:
+        (target / name).unlink(missing_ok=True)

@@ -1,0 +1,217 @@
+"""Policies for s members side by side: batched matrix products on a leading axis.
+
+Member i has the weights, the dropout and the updates that it would have alone: initial weights come
+from its seed, dropout from a counter of (seed, step), and the loss is a sum over members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from cpl_bench.learning.interface import Metrics, PreferenceBatch
+from cpl_bench.learning.losses import fixed_variance_log_prob
+from cpl_bench.learning.optimisers import WarmAdam
+from cpl_bench.learning.random_bits import member_keys, random_bytes
+
+DROPOUT_STREAM = 1  # + the layer's number
+
+
+NETWORK_STRIDE = 0x9E3779B9
+"""A method's networks take their first weights from seeds this far apart."""
+
+
+class MLP:
+    """s perceptrons side by side, ReLU between layers and nothing after the last."""
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        seeds: Sequence[int],
+        device: torch.device,
+        network: int,
+        output_scale: float = 1.0,
+    ):
+        """`network` numbers the networks of a method: each begins with weights of its own.
+
+        `output_scale` shrinks the last layer's first weights, so that nothing is preferred yet.
+        """
+        self.sizes = list(sizes)
+        seeds = [seed + network * NETWORK_STRIDE for seed in seeds]
+        self.parameters = _orthogonal(self.sizes, seeds, device)
+        with torch.no_grad():
+            self.parameters[f"w{len(self.sizes) - 2}"].mul_(output_scale)
+
+    def __call__(
+        self,
+        x: Float[Tensor, "s n i"],
+        activate: Callable[[Tensor, int], Tensor] = lambda x, layer: x.relu(),
+    ) -> Float[Tensor, "s n j"]:
+        """Each member's rows through its own perceptron; `activate` is told the layer's number."""
+        layers = len(self.sizes) - 1
+        for i in range(layers):
+            x = torch.baddbmm(self.parameters[f"b{i}"].unsqueeze(1), x, self.parameters[f"w{i}"])
+            if i < layers - 1:
+                x = activate(x, i)
+        return x
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights, flat."""
+        return {name: value.detach().clone() for name, value in self.parameters.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take up where `state()` was taken."""
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.copy_(state[name])
+
+    def follow(self, leader: MLP, share: float) -> None:
+        """Move by `share` of the way to the leader's weights (Polyak averaging); 1 copies."""
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.lerp_(leader.parameters[name], share)
+
+
+class Policy:
+    """A deterministic policy μ(s) = tanh(MLP(s)) a member, and the optimisers that improve it."""
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden: Sequence[int],
+        dropout: float,
+        seeds: Sequence[int],
+        device: torch.device,
+    ):
+        sizes = [observation_size, *hidden, action_size]
+        self.network = MLP(sizes, seeds, device, network=0)
+        self.parameters = self.network.parameters
+        self.dropped_of_256 = round(256 * dropout)
+        self.keys = member_keys(seeds, device)
+        self.optimisers: dict[str, WarmAdam] = {}
+
+    def add_optimiser(
+        self, phase: str, learning_rate: float, warmup_steps: int = 0, cosine_steps: int = 0
+    ) -> None:
+        """Give `phase` an Adam of its own, with fresh moments."""
+        self.optimisers[phase] = WarmAdam(
+            self.parameters, learning_rate, warmup_steps, cosine_steps
+        )
+
+    def improve(self, phase: str, loss: Float[Tensor, " s"]) -> None:
+        """One gradient step of `phase`'s optimiser on the members' losses."""
+        self.optimisers[phase].step(loss.sum())
+
+    def clone(self, batch: PreferenceBatch) -> Metrics:
+        """The phase "clone": −log π(a|s), the mean over all steps of all segments."""
+        loss = -self.log_probs(batch).mean((1, 2))  # (s,)
+        self.improve("clone", loss)
+        return {"clone_loss": loss.detach()}
+
+    def log_probs(self, batch: PreferenceBatch) -> Float[Tensor, "s m k"]:
+        """log π(a|s) of every step of the batch, with this step's dropout."""
+        s, m, k, _ = batch.observations.shape
+        mean = self._forward(batch.observations.reshape(s, m * k, -1), batch.step)
+        return fixed_variance_log_prob(mean.view(s, m, k, -1), batch.actions)
+
+    def mean(self, observations: Float[Tensor, "s n o"]) -> Float[Tensor, "s n a"]:
+        """μ(s) without dropout, with gradient."""
+        return self._forward(observations, None)
+
+    def act(self, observations: Float[Tensor, "s b o"]) -> Float[Tensor, "s b a"]:
+        """The deterministic action, without dropout."""
+        with torch.no_grad():
+            return self._forward(observations, None)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """w0 (s, o, h), b0 (s, h), …, float32."""
+        return {
+            name: value.detach().cpu().numpy().copy() for name, value in self.parameters.items()
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and optimisers, flat."""
+        state = self.network.state()
+        for phase, optimiser in self.optimisers.items():
+            state |= {f"{phase}.{name}": value for name, value in optimiser.state().items()}
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take up where `state()` was taken."""
+        self.network.load_state(state)
+        for phase, optimiser in self.optimisers.items():
+            start = f"{phase}."
+            optimiser.load_state(
+                {name[len(start) :]: v for name, v in state.items() if name.startswith(start)}
+            )
+
+    def _forward(
+        self, x: Float[Tensor, "s n o"], step: Int[Tensor, ""] | None
+    ) -> Float[Tensor, "s n a"]:
+        if step is None or not self.dropped_of_256:
+            return self.network(x).tanh()
+
+        def drop(x: Tensor, layer: int) -> Tensor:
+            return _DroppedReLU.apply(x, *self._dropped(x, step, layer))
+
+        return self.network(x, drop).tanh()
+
+    def _dropped(
+        self, x: Float[Tensor, "s n h"], step: Int[Tensor, ""], layer: int
+    ) -> tuple[Bool[Tensor, "s n h"], float]:
+        """True with probability `dropped_of_256`/256, and the factor that keeps the mean."""
+        count = x.shape[1] * x.shape[2]
+        drawn = random_bytes(self.keys, step, DROPOUT_STREAM + layer, count)
+        dropped = (drawn < self.dropped_of_256).view(x.shape)
+        return dropped, 256.0 / (256 - self.dropped_of_256)
+
+
+class _DroppedReLU(torch.autograd.Function):
+    """ReLU and dropout in one, in place: the result is all that the gradient needs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dropped: Tensor, scale: float) -> Tensor:  # type: ignore[override]
+        ctx.mark_dirty(x)
+        ctx.scale = scale
+        x.clamp_min_(0).mul_(scale).masked_fill_(dropped, 0)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (y,) = ctx.saved_tensors
+        passed = torch.ops.aten.threshold_backward(gradient, y, 0)
+        return passed.mul_(ctx.scale), None, None
+
+
+def prefixed(networks: Mapping[str, MLP]) -> dict[str, Tensor]:
+    """The parameters of several networks under one roof, for one optimiser."""
+    return {
+        f"{name}.{key}": value
+        for name, network in networks.items()
+        for key, value in network.parameters.items()
+    }
+
+
+def _orthogonal(
+    sizes: Sequence[int], seeds: Sequence[int], device: torch.device
+) -> dict[str, Tensor]:
+    """Orthogonal weights and zero biases; a member's depend on its seed alone."""
+    parameters: dict[str, Tensor] = {}
+    generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
+    for i, (inputs, outputs) in enumerate(pairwise(sizes)):
+        members = [
+            torch.nn.init.orthogonal_(torch.empty(outputs, inputs), generator=generator).T
+            for generator in generators
+        ]
+        weight = torch.stack(members).contiguous().to(device)  # (s, inputs, outputs)
+        parameters[f"w{i}"] = weight.requires_grad_()
+        parameters[f"b{i}"] = torch.zeros(len(seeds), outputs, device=device).requires_grad_()
+    return parameters

@@ -1,0 +1,129 @@
+"""Preference files: read, vouched for and mapped into memory; written whole or not at all."""
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Literal, get_origin
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from cpl_bench.core.errors import UserError
+from cpl_bench.core.files import atomic_path
+from cpl_bench.preferences.format import FORMAT_VERSION, PreferenceInfo, Preferences
+from cpl_bench.preferences.verify import LAYOUT, OPTIONAL, verify
+
+_METADATA_KEY = "cpl_bench"
+
+
+_DTYPES = {"F32": np.float32, "F64": np.float64, "I64": np.int64, "U8": np.uint8}
+
+
+def write_preferences(path: Path | str, preferences: Preferences) -> None:
+    """Verify `preferences` and write them; equal preferences give equal bytes.
+
+    Raises:
+        UserError: they contradict themselves (see `verify`); nothing is written.
+    """
+    path = Path(path)
+    verify(preferences, str(path))
+    tensors = {
+        name: np.ascontiguousarray(getattr(preferences, name))
+        for name in LAYOUT
+        if getattr(preferences, name) is not None
+    }
+    metadata = {"format_version": FORMAT_VERSION, **asdict(preferences.info)}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+
+
+def load_preferences(path: Path | str) -> Preferences:
+    """Verify the file at `path` and map it into memory, read-only.
+
+    Raises:
+        UserError: no such file, or one that cannot be vouched for: not a whole safetensors file,
+            another program's, another format version, or contradicting itself (see `verify`).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such preference file. `cpl-bench label DATASET` writes one.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as problem:
+        raise UserError(
+            f"{path}: expected a whole .safetensors file, got one that is damaged, truncated or of "
+            f"another format ({problem}). Make it again with `cpl-bench label`."
+        ) from None
+    info = _parse_info(metadata, path)
+    preferences = Preferences(info=info, **_map_tensors(path))
+    try:
+        verify(preferences, str(path))
+    except UserError as problem:
+        raise UserError(f"{problem} Make the file again with `cpl-bench label`.") from None
+    return preferences
+
+
+# --- Read the file ---
+
+
+def _parse_info(metadata: dict[str, str], path: Path) -> PreferenceInfo:
+    if _METADATA_KEY not in metadata:
+        raise UserError(
+            f"{path}: expected a preference file of cpl_bench, got another program's .safetensors."
+        )
+    try:
+        table = json.loads(metadata[_METADATA_KEY])
+    except ValueError:
+        table = None
+    if not isinstance(table, dict):
+        raise UserError(f"{path}: the metadata are no JSON object. Make it again.")
+    version = table.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: expected format version {FORMAT_VERSION}, got {version}. Make it again with "
+            "`cpl-bench label`, or read it with the cpl_bench that wrote it."
+        )
+    kinds = {entry.name: _kind(entry.type) for entry in fields(PreferenceInfo)}
+    wrong = [name for name, kind in kinds.items() if type(table.get(name)) is not kind]
+    unknown = [name for name in table if name not in kinds]
+    if wrong or unknown:
+        raise UserError(
+            f"{path}: expected the metadata {', '.join(kinds)}. Missing or of a wrong type: "
+            f"{', '.join(wrong) or 'none'}; unknown: {', '.join(unknown) or 'none'}. Make it again."
+        )
+    return PreferenceInfo(**table)
+
+
+def _kind(annotation: Any) -> type:
+    """The JSON type behind a field's annotation."""
+    return {Literal: str, dict: dict}.get(get_origin(annotation), annotation)
+
+
+def _map_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Views of the file, read when touched (the tensors that safe_open returns are copies)."""
+    with path.open("rb") as file:
+        header_length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(header_length))
+    header.pop("__metadata__", None)
+    required = [name for name in LAYOUT if name not in OPTIONAL]
+    missing = [name for name in required if name not in header]
+    unknown = [name for name in header if name not in LAYOUT]
+    if missing or unknown:
+        raise UserError(
+            f"{path}: expected the tensors {', '.join(required)}, perhaps {', '.join(OPTIONAL)}. "
+            f"Missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}. "
+            "Make it again with `cpl-bench label`."
+        )
+    data = np.asarray(np.memmap(path, np.uint8, "r"))[8 + header_length :]
+    tensors = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in _DTYPES:
+            wanted = LAYOUT[name][1].__name__
+            raise UserError(
+                f"{path}: {name} must be {wanted}, got {entry['dtype']}. Make it again."
+            )
+        begin, end = entry["data_offsets"]
+        tensors[name] = data[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return tensors

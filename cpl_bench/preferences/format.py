@@ -1,0 +1,117 @@
+"""The preference file: segments of recorded episodes, their scores, and who prefers which.
+
+One `.safetensors` file. Steps lie flat, episode after episode, and a segment is a window, so a
+million of them cost eight bytes each (and eight for the score):
+
+    observations   ├── episode 0 ──┤├──── episode 1 ────┤├─ episode 2 ─┤    (N, o)
+    episode_ends                   5                   12              17   exclusive, last = N
+    segment_starts    1 ├──────┤        7 ├──────┤                          windows of k steps
+    scores              0.3               0.7                               higher is better
+    first, second       0                 1                                 a comparison by position
+    prefers_second      1.0                                                 the second is better
+
+Sparse data list their comparisons. Ranked data list all K(K − 1)/2 pairs of each question, whose K
+segments are neighbours: question i is about segments iK … iK + K − 1, and fewer than K segments at
+the end are in none. Dense data list none: any two segments are comparable, and the annotator named
+in `info` answers from their scores.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64, UInt8
+
+from cpl_bench.core.pairs import Pairs
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PreferenceInfo:
+    """Where a preference file comes from: everything that would make it again."""
+
+    card: str
+    """The dataset card's name; empty for imported data."""
+    task: str
+    """The task card's name."""
+    segment_length: int
+    """Steps in a segment."""
+    pairs: Pairs
+    """dense: any two segments are comparable; sparse, ranked: the listed comparisons only."""
+    source: str
+    """The trajectories' dataset, usually a Minari id."""
+    source_hash: str
+    """The hash of its content."""
+    scorer: str
+    annotator: str
+    scorer_settings: dict[str, Any] = field(default_factory=dict)
+    annotator_settings: dict[str, Any] = field(default_factory=dict)
+    """What the annotator was asked with: `ranked_size`, K, for ranked data."""
+    seeds: dict[str, int] = field(default_factory=dict)
+    """What each seed decided, and the seed."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Package and simulator versions."""
+    command: str = ""
+    """The command line that wrote the file."""
+
+    @property
+    def title(self) -> str:
+        """What messages call the data."""
+        return self.card or self.source
+
+    @property
+    def ranked_size(self) -> int:
+        """K, the segments of a question in ranked data; 0 for other data."""
+        return self.annotator_settings.get("ranked_size", 0) if self.pairs == "ranked" else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Preferences:
+    """N steps in E episodes, n segments among them, c comparisons among those."""
+
+    observations: Float32[np.ndarray, "N o"]
+    actions: Float32[np.ndarray, "N a"]
+    episode_ends: Int64[np.ndarray, "E"]
+    """The row after each episode's last, increasing; the last is N."""
+    segment_starts: Int64[np.ndarray, "n"]
+    scores: Float64[np.ndarray, "n"]
+    """The scorer's opinion of each segment, higher is better."""
+    first: Int64[np.ndarray, "c"]
+    """Positions among the n segments; c = 0 for dense data."""
+    second: Int64[np.ndarray, "c"]
+    prefers_second: Float32[np.ndarray, "c"]
+    """1: the second is better, 0: the first, 0.5: a tie, anything between: a soft label."""
+    info: PreferenceInfo
+    rewards: Float32[np.ndarray, "N"] | None = None
+    """Optional: the environment's of each step; for baselines and comparison, not for labels."""
+    successes: UInt8[np.ndarray, "N"] | None = None
+    """Optional: 1 on each step at which the task's success condition held."""
+
+    @property
+    def episode_starts(self) -> Int64[np.ndarray, "E"]:
+        """The row of each episode's first step."""
+        return np.concatenate([[0], self.episode_ends[:-1]])
+
+    @property
+    def episode_successes(self) -> UInt8[np.ndarray, "E"] | None:
+        """1 for each episode that succeeded at any step; None if the file doesn't say."""
+        if self.successes is None:
+            return None
+        return np.maximum.reduceat(self.successes, self.episode_starts)
+
+    def __repr__(self) -> str:
+        info, steps = self.info, len(self.observations)
+        comparisons = "every pair" if info.pairs == "dense" else f"{len(self.first):,} comparisons"
+        return (
+            f"Preferences({info.title}: {steps:,} steps, {len(self.episode_ends):,} "
+            f"episodes, {len(self.segment_starts):,} segments of {info.segment_length} steps, "
+            f"{comparisons}; observations {self.observations.shape}, actions {self.actions.shape}; "
+            f"scorer {info.scorer}, annotator {info.annotator})"
+        )
+
+
+def success_rate(preferences: Preferences) -> float | None:
+    """Share of the recorded episodes that succeeded at any step; None if the file doesn't say."""
+    successes = preferences.episode_successes
+    return None if successes is None else float(successes.mean())

@@ -1,0 +1,137 @@
+"""The verb `inspect`: what is in a dataset, in numbers and one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cpl_bench.core.cards import load_task
+from cpl_bench.core.dataset_cards import DatasetCard
+from cpl_bench.core.files import atomic_path
+from cpl_bench.core.progress import say
+from cpl_bench.preferences.file import load_preferences
+from cpl_bench.preferences.format import Preferences
+from cpl_bench.preferences.scorers import SCORERS
+from cpl_bench.preferences.segments import segments_of
+from cpl_bench.tasks.pool import RolloutPool
+from cpl_bench.trajectories.dataset import TrajectorySet
+from cpl_bench.trajectories.formats.minari import read_trajectories
+
+SAMPLED_PAIRS = 200_000
+
+
+def inspect(
+    card: DatasetCard, preference_file: Path, pool: RolloutPool, scorers: Sequence[str] = ()
+) -> Path:
+    """Print what a labelled dataset holds; returns the picture's path.
+
+    `scorers` are further ones to compare the file's labels with, beside the partial return; those
+    that fork the simulator take as long as labelling did.
+    """
+    preferences = load_preferences(preference_file)
+    source = read_trajectories(card.minari_id)
+    returns = _partial_returns(preferences)
+    others = {} if returns is None else {"partial_return": returns}
+    segments = segments_of(source, preferences.segment_starts, preferences.info.segment_length)
+    for name in scorers:
+        if name not in (*others, preferences.info.scorer):
+            others[name] = SCORERS[name](segments, load_task(card.task), card.label, pool)
+    others.pop(preferences.info.scorer, None)
+    for line in _describe(card, source, preferences, others):
+        say(line)
+    picture = preference_file.with_suffix(".png")
+    if returns is None:
+        say("rewards        none in the file: no partial returns to compare the scores with")
+    _draw(picture, preferences, returns)
+    say(f"picture        {picture}")
+    return picture
+
+
+def _describe(
+    card: DatasetCard,
+    source: TrajectorySet,
+    preferences: Preferences,
+    others: dict[str, np.ndarray],
+) -> list[str]:
+    info, scores = preferences.info, preferences.scores
+    lengths = np.diff(preferences.episode_ends, prepend=0)
+    first, second = _pairs(preferences)
+    tied = scores[first] == scores[second]
+    low, high = card.behaviour.success_band
+    lines = [
+        f"dataset        {card.name}: {card.task}, seed {card.seed}",
+        f"episodes       {len(lengths):,} ({lengths.min()} to {lengths.max()} steps, mean "
+        f"{lengths.mean():.0f}); {len(preferences.observations):,} steps",
+        f"observations   {preferences.observations.shape}, actions {preferences.actions.shape}",
+        f"success        {source.success_rate:.1%} (the card wants {low:.0%} to {high:.0%})",
+        *(
+            f"  level {level['wanted']:.0%}     clone at step {level['step']}, measured "
+            f"{level['measured']:.0%}, {_share(source, i):.0%} of the episodes"
+            for i, level in enumerate(source.record.get("levels", []))
+        ),
+        f"segments       {len(scores):,} of {info.segment_length} steps; {info.pairs}: "
+        + ("every pair is comparable" if info.pairs == "dense" else f"{len(first):,} comparisons"),
+        f"scorer         {info.scorer}, annotator {info.annotator}",
+        "scores         "
+        + ", ".join(f"{q}%: {np.percentile(scores, q):.1f}" for q in (0, 5, 25, 50, 75, 95, 100))
+        + f"; mean {scores.mean():.1f}, std {scores.std():.1f}",
+        f"ties           {tied.mean():.1%} of the comparisons",
+    ]
+    for name, values in others.items():
+        decided = ~tied & (values[first] != values[second])
+        agree = (values[second] > values[first]) == (scores[second] > scores[first])
+        share = agree[decided].mean() if decided.any() else float("nan")
+        correlation = np.corrcoef(scores, values)[0, 1] if scores.std() and values.std() else np.nan
+        lines.append(
+            f"agreement      {info.scorer} and {name} agree on {share:.1%} of the decided "
+            f"comparisons; correlation {correlation:.2f}"
+        )
+    return lines
+
+
+def _share(source: TrajectorySet, level: int) -> float:
+    return float(np.mean([each.policy == level for each in source.trajectories]))
+
+
+def _pairs(preferences: Preferences) -> tuple[np.ndarray, np.ndarray]:
+    """The comparisons of the file; for dense data a fixed sample of all pairs."""
+    if preferences.info.pairs != "dense":
+        return preferences.first, preferences.second
+    n = len(preferences.segment_starts)
+    if n * (n - 1) // 2 <= SAMPLED_PAIRS:
+        return np.triu_indices(n, 1)
+    first = np.random.default_rng(0).integers(0, n, SAMPLED_PAIRS)
+    return first, (first + np.random.default_rng(1).integers(1, n, SAMPLED_PAIRS)) % n
+
+
+def _partial_returns(preferences: Preferences) -> np.ndarray | None:
+    """The sum of each segment's rewards (n,); None if the file holds none."""
+    if preferences.rewards is None:
+        return None
+    sums = np.concatenate([[0.0], np.cumsum(preferences.rewards, dtype=np.float64)])
+    starts = preferences.segment_starts
+    return sums[starts + preferences.info.segment_length] - sums[starts]
+
+
+def _draw(path: Path, preferences: Preferences, returns: np.ndarray | None) -> None:
+    """Histogram of the scores; partial return against the score, if it is known."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    info = preferences.info
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 1 if returns is None else 2, squeeze=False)[0]
+    histogram, scatter = panels[0], panels[-1]
+    histogram.hist(preferences.scores, bins=60, color="#4477aa")
+    histogram.set_xlabel(f"{info.scorer} score of a segment (higher is better)")
+    histogram.set_ylabel("segments")
+    if returns is not None:
+        scatter.scatter(preferences.scores, returns, s=4, alpha=0.3, linewidths=0, color="#4477aa")
+        scatter.set_xlabel(f"{info.scorer} score")
+        scatter.set_ylabel("partial return")
+    figure.suptitle(f"{info.title}: {len(preferences.scores):,} segments")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110, metadata={"Software": None})

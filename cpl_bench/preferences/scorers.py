@@ -1,0 +1,141 @@
+"""Scorers: segments → a number each, higher is better.
+
+A segment runs from state s_0 through k steps to state s_k. Regret is what it lost against the
+scripted expert E, measured by forking the simulator at both ends and rolling the expert:
+
+    ──●══════════════●──────►  the recorded episode
+      s_0            s_k
+      └─ expert ─► T_E(s_0) steps to success      └─ expert ─► T_E(s_k)
+
+    regret = (steps of the segment before the episode's first success) + T(s_k) − T(s_0)
+
+T(s) is the best known number of steps to success: the expert's own T_E(s), or fewer if the episode
+itself went on to a success, or to a state (among those rolled from) that less was left from.
+Scripted experts get stuck in states that are not lost; without this, a segment is praised for
+leaving such a state and blamed for passing it. With it, regret is never negative.
+
+Success is absorbing: after it, steps cost nothing and T = 0. The dense reward is no good measure
+of this (the expert's own return depends on the goal far more than on skill), which is why `regret`
+counts steps and `return_regret` is only for tasks that have no success rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from cpl_bench.core.cards import TaskCard
+from cpl_bench.core.dataset_cards import Label
+from cpl_bench.preferences.segments import SegmentSet
+from cpl_bench.tasks.pool import RolloutPool
+
+
+def partial_return(
+    segments: SegmentSet, task: TaskCard, label: Label, pool: RolloutPool
+) -> np.ndarray:
+    """Σ r over the segment, undiscounted, (n,)."""
+    sums = [np.concatenate([[0.0], np.cumsum(each.rewards)]) for each in segments.trajectories]
+    return np.array(
+        [
+            sums[episode][end] - sums[episode][start]
+            for episode, start, end in zip(
+                segments.episodes, segments.offsets, segments.ends, strict=True
+            )
+        ]
+    )
+
+
+def regret(segments: SegmentSet, task: TaskCard, label: Label, pool: RolloutPool) -> np.ndarray:
+    """Minus the steps lost on the way to success, (n,), ≤ 0; T is capped at `label.cap_steps`."""
+    success_states = np.array(  # the number of the first state after a success
+        [each.steps_to_success if each.succeeded else np.inf for each in segments.trajectories]
+    )
+    success_state = success_states[segments.episodes]
+    spent = np.clip(success_state - segments.offsets, 0, segments.length)
+    at_start, at_end = _at_both_ends(
+        segments,
+        task,
+        pool,
+        "expert_steps_to_success",
+        lambda states: {"cap_steps": label.cap_steps},
+        skip=lambda states: states >= success_state,
+        refine=lambda episode, states, steps: _best_known(states, steps, success_states[episode]),
+    )
+    return -(spent + at_end - at_start)
+
+
+def return_regret(
+    segments: SegmentSet, task: TaskCard, label: Label, pool: RolloutPool
+) -> np.ndarray:
+    """Minus the reward lost against the expert until the horizon, undiscounted, (n,)."""
+    at_start, at_end = _at_both_ends(
+        segments,
+        task,
+        pool,
+        "expert_returns",
+        lambda states: {"horizons": np.maximum(task.horizon_steps - states, 0)},
+        skip=lambda states: states >= task.horizon_steps,
+    )
+    return partial_return(segments, task, label, pool) + at_end - at_start
+
+
+def _best_known(states: np.ndarray, steps: np.ndarray, success_state: float) -> np.ndarray:
+    """The expert's steps from ascending states, or fewer by way of a later one or of success."""
+    best = steps.astype(float)
+    later, left = success_state, 0.0
+    for i in reversed(range(len(states))):
+        best[i] = min(best[i], later - states[i] + left)
+        later, left = states[i], best[i]
+    return best
+
+
+Scorer = Callable[[SegmentSet, TaskCard, Label, RolloutPool], np.ndarray]
+
+
+SCORERS: dict[str, Scorer] = {
+    "regret": regret,
+    "return_regret": return_regret,
+    "partial_return": partial_return,
+}
+"""What `label --scorer` and a dataset card may name."""
+
+
+def _at_both_ends(
+    segments: SegmentSet,
+    task: TaskCard,
+    pool: RolloutPool,
+    function: str,
+    settings: Callable[[np.ndarray], dict[str, object]],
+    skip: Callable[[np.ndarray], np.ndarray],
+    refine: Callable[[int, np.ndarray, np.ndarray], np.ndarray] = lambda episode, states, x: x,
+) -> tuple[np.ndarray, np.ndarray]:
+    """An expert's value of the segments' first and last states, 0 where `skip` says so.
+
+    Every state is rolled from once, however many segments share it; the forks of an episode go to
+    one worker together. `refine` may better the values of an episode's states, in ascending order.
+    """
+    values = []
+    wanted: dict[int, set[int]] = {}
+    for states in (segments.offsets, segments.ends):
+        for episode, state, known in zip(segments.episodes, states, skip(states), strict=True):
+            if not known:
+                wanted.setdefault(int(episode), set()).add(int(state))
+    numbers = {episode: np.array(sorted(states)) for episode, states in sorted(wanted.items())}
+    calls = {
+        f"episode {episode} (seed {segments.trajectories[episode].seed})": {
+            "states": segments.trajectories[episode].states[states],
+            **settings(states),
+        }
+        for episode, states in numbers.items()
+    }
+    results = pool.forks(task, function, calls, label=f"expert rollouts on {task.name}")
+    rolled = {
+        (episode, int(state)): float(value)
+        for (episode, states), found in zip(numbers.items(), results, strict=True)
+        for state, value in zip(states, refine(episode, states, found), strict=True)
+    }
+    for states in (segments.offsets, segments.ends):
+        places = zip(segments.episodes, states, strict=True)
+        values.append(np.array([rolled.get((int(e), int(t)), 0.0) for e, t in places]))
+    return values[0], values[1]

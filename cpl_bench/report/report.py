@@ -1,0 +1,146 @@
+"""The verb `report`: run folders in; a table, learning curves and a page out."""
+
+import csv
+import io
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from cpl_bench.core.errors import UserError
+from cpl_bench.core.files import write_atomically
+from cpl_bench.report.curves import Panel, draw_curves
+from cpl_bench.report.page import MARK, write_page
+from cpl_bench.report.read import EvaluatedRun, read_run
+from cpl_bench.report.reward_history import draw_reward_histories, read_reward_history
+from cpl_bench.report.table import TableRow, panels_of, summarise
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """The files that were written, and the table."""
+
+    table: Path
+    curves: Path
+    figure: Path
+    reward: Path | None
+    """Learned reward and true return, if a run noted both while it learned on the simulator."""
+    page: Path
+    rows: tuple[TableRow, ...]
+    online_transitions: dict[str, int]
+    """Simulator steps that a seed takes to learn, of the methods that take any."""
+
+
+def report(run_folders: list[Path], out: Path, title: str = "", intro: str = "") -> ReportResult:
+    """Compare runs: `table.csv`, `curves.csv`, `curves.png` and `README.md` in the folder `out`.
+
+    On-policy runs with a learned reward add `reward.png`.
+    Datasets and methods keep the order in which the folders first name them. The same folders give
+    the same bytes. Everything is computed before the first file is written.
+
+    Args:
+        run_folders: `runs/<dataset>/<algorithm>[-note]/`, each a method on a dataset
+        out: made if need be; the files of an earlier report are replaced, no other README is
+        title: the page's heading
+        intro: Markdown below it
+
+    Raises:
+        UserError: a folder is no run folder or is damaged, two folders contradict each other,
+            or `out` is no place for a report.
+    """
+    if not run_folders:
+        raise UserError(
+            "There are no runs to report on. Name run folders, such as runs/drawer-open/*."
+        )
+    if out.exists() and not out.is_dir():
+        raise UserError(f"The report needs a folder, and {out} is a file. Choose another folder.")
+    page_path = out / "README.md"
+    if page_path.exists() and not page_path.read_bytes().startswith(MARK.encode()):
+        raise UserError(
+            f"{page_path} was not written by a report and would be lost. Choose another folder, or "
+            "move it."
+        )
+    runs = _in_order([read_run(folder) for folder in run_folders])
+    _check_agreement(runs)
+    rows = tuple(summarise(run) for run in runs)
+    panels = panels_of(runs)
+    figure = draw_curves(panels, list(dict.fromkeys(run.method for run in runs)))
+    histories = [history for run in runs if (history := read_reward_history(run))]
+    reward_figure = draw_reward_histories(histories) if histories else None
+    page = write_page(runs, rows, title or "Results", intro, reward_figure is not None)
+
+    # --- Write ---
+    written = ReportResult(
+        table=out / "table.csv",
+        curves=out / "curves.csv",
+        figure=out / "curves.png",
+        reward=out / "reward.png" if reward_figure else None,
+        page=page_path,
+        rows=rows,
+        online_transitions={
+            run.method: run.online_transitions for run in runs if run.online_transitions
+        },
+    )
+    if reward_figure:
+        write_atomically(out / "reward.png", reward_figure)
+    elif page_path.exists():  # an earlier report's
+        (out / "reward.png").unlink(missing_ok=True)
+    write_atomically(written.table, _table_csv(rows))
+    write_atomically(written.curves, _curves_csv(panels))
+    write_atomically(written.figure, figure)
+    write_atomically(written.page, page)
+    return written
+
+
+def _in_order(runs: list[EvaluatedRun]) -> list[EvaluatedRun]:
+    """Group by dataset, methods alike within each, both by first appearance."""
+    datasets = list(dict.fromkeys(run.dataset for run in runs))
+    methods = list(dict.fromkeys(run.method for run in runs))
+    return sorted(runs, key=lambda run: (datasets.index(run.dataset), methods.index(run.method)))
+
+
+def _check_agreement(runs: list[EvaluatedRun]) -> None:
+    seen: dict[tuple[str, str], EvaluatedRun] = {}
+    known: dict[str, EvaluatedRun] = {}
+    for run in runs:
+        twin = seen.setdefault((run.dataset, run.method), run)
+        if twin is not run:
+            raise UserError(
+                f"{twin.folder} and {run.folder} are both '{run.method}' on {run.dataset}: a table "
+                "has one line for each. Leave one out, or give them different method names."
+            )
+        if run.behaviour_success is None:
+            continue
+        other = known.setdefault(run.dataset, run)
+        if other.behaviour_success != run.behaviour_success:
+            raise UserError(
+                f"{other.folder} and {run.folder} do not mean the same data by {run.dataset}: its "
+                f"behaviour success is {other.behaviour_success} in one and "
+                f"{run.behaviour_success} in the other. Train both on one dataset, or report them "
+                "apart."
+            )
+
+
+# --- Format ---
+
+
+def _table_csv(rows: tuple[TableRow, ...]) -> str:
+    header = tuple(column.name for column in fields(TableRow))
+    return _csv([header, *(_decimals(astuple(row)) for row in rows)])
+
+
+def _curves_csv(panels: list[Panel]) -> str:
+    lines = [("dataset", "method", "step", "mean", "ci_low", "ci_high")]
+    for panel in panels:
+        for curve in panel.curves:
+            points = zip(curve.steps, curve.mean, curve.low, curve.high, strict=True)
+            lines += [_decimals((panel.dataset, curve.method, *point)) for point in points]
+    return _csv(lines)
+
+
+def _decimals(cells: tuple) -> tuple[str, ...]:
+    return tuple(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in cells)
+
+
+def _csv(lines: list[tuple[str, ...]]) -> str:
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(lines)
+    return file.getvalue()

@@ -1,0 +1,78 @@
+"""The numbers of a report: a table row and a learning curve for every run."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cpl_bench.report import stats
+from cpl_bench.report.curves import Curve, Panel
+from cpl_bench.report.read import EvaluatedRun
+
+RESAMPLES = 5000
+CONFIDENCE = 0.95
+BOOTSTRAP_SEED = 0
+WINDOW = 8
+"""Neighbouring checkpoints that the peak rule averages."""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One method on one dataset; its fields are the columns of `table.csv`, rates of 0 to 1."""
+
+    dataset: str
+    method: str
+    seeds: int
+    """How many."""
+    episodes: int
+    """Episodes per seed behind `last`, `iqm` and the interval."""
+    peak: float
+    """The paper's rule, `stats.peak`, on the evaluations during training."""
+    last: float
+    """Mean over seeds at the last checkpoint."""
+    iqm: float
+    """Interquartile mean over seeds at the last checkpoint."""
+    ci_low: float
+    """Lower end of the 95 % interval of `last`."""
+    ci_high: float
+
+
+def summarise(run: EvaluatedRun) -> TableRow:
+    """The row of one run, by the definitions in `TableRow`."""
+    last = run.last[:, None]  # (seeds, 1 task)
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    low, high = stats.stratified_bootstrap(last, stats.mean, RESAMPLES, CONFIDENCE, rng)
+    return TableRow(
+        dataset=run.dataset,
+        method=run.method,
+        seeds=len(run.last),
+        episodes=run.last_episodes,
+        peak=stats.peak(run.success, WINDOW),
+        last=stats.mean(last),
+        iqm=stats.iqm(last),
+        ci_low=low,
+        ci_high=high,
+    )
+
+
+def panels_of(runs: list[EvaluatedRun]) -> list[Panel]:
+    """A panel a dataset, by first appearance; its runs keep their order."""
+    panels = []
+    for dataset in dict.fromkeys(run.dataset for run in runs):
+        ours = [run for run in runs if run.dataset == dataset]
+        behaviour = [run.behaviour_success for run in ours if run.behaviour_success is not None]
+        boundaries = {run.phases[0][1] for run in ours if len(run.phases) > 1}
+        panels.append(
+            Panel(
+                dataset=dataset,
+                curves=tuple(_curve(run) for run in ours),
+                behaviour_success=behaviour[0] if behaviour else None,
+                boundary=boundaries.pop() if len(boundaries) == 1 else None,
+            )
+        )
+    return panels
+
+
+def _curve(run: EvaluatedRun) -> Curve:
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    low, high = stats.bootstrap_band(run.success, RESAMPLES, CONFIDENCE, rng)
+    return Curve(run.method, run.checkpoints, run.success.mean(axis=0), low, high)

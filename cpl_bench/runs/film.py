@@ -1,0 +1,84 @@
+"""A short film of a policy: one episode as an animated WebP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from cpl_bench.core.cards import TaskCard, load_task
+from cpl_bench.core.files import atomic_path
+from cpl_bench.core.progress import say
+from cpl_bench.core.seeds import episode_seeds
+from cpl_bench.runs.assess import by_seed, member_weights
+from cpl_bench.runs.evaluations import read_evaluations
+from cpl_bench.runs.folder import RunFolder
+from cpl_bench.tasks.policies import Weights
+from cpl_bench.tasks.pool import RolloutPool
+
+FRAME_SKIP = 4
+
+
+FRAME_SIZE = 320
+
+
+VIDEO_TRIES = 5
+
+
+RENDER_HINT = (
+    "No video: rendering does not work here. On Debian/Ubuntu: apt-get install libegl1 "
+    "(or libosmesa6, then set MUJOCO_GL=osmesa)."
+)
+
+
+def film(run: Path, checkpoint: int | None = None, path: Path | None = None) -> Path | None:
+    """One episode of a run's best member as an animated WebP; None, with a hint, if it can't be."""
+    folder = RunFolder(run)
+    record = folder.read()
+    step, stacked = folder.at(checkpoint)
+    weights = member_weights(stacked)
+    last = step == folder.checkpoint_steps()[-1]
+    source = folder.final if last and folder.final.exists() else folder.evaluations
+    rows = read_evaluations(source) if source.exists() else {}
+    here = {name: values[rows["step"] == step] for name, values in rows.items()}
+    rates = by_seed(here) if rows else {}
+    best = max(range(len(weights)), key=lambda i: rates.get(record["seeds"][i], 0.0))
+    path = path or run / f"rollout-{step}.webp"
+    frames = _render(load_task(record["task"]), weights[best], record["seeds"][best])
+    if frames is None:
+        return None
+    _write_webp(path, frames)
+    say(f"Filmed {record['method']} (seed {record['seeds'][best]}) → {path}")
+    return path
+
+
+def _render(task: TaskCard, weights: Weights, seed: int) -> list[np.ndarray] | None:
+    """Frames of the first success among a few test episodes, else of the last tried."""
+    import os
+
+    chosen = os.environ.get("MUJOCO_GL")
+    problem = ""
+    for backend in [chosen] if chosen else ["egl", "osmesa"]:
+        frames = None
+        try:
+            with RolloutPool(1, {"MUJOCO_GL": backend}, quiet=True) as pool:
+                for episode_seed in episode_seeds("test", VIDEO_TRIES, seed):
+                    frames, success = pool.render(task, episode_seed, weights, FRAME_SKIP)
+                    if success:
+                        break
+        except RuntimeError as failure:
+            problem = str(failure).strip().splitlines()[-1]
+            continue
+        return frames
+    say(f"{RENDER_HINT} ({problem})")
+    return None
+
+
+def _write_webp(path: Path, frames: list[np.ndarray]) -> None:
+    from PIL import Image
+
+    images = [Image.fromarray(frame).resize((FRAME_SIZE, FRAME_SIZE)) for frame in frames]
+    with atomic_path(path) as temporary:
+        images[0].save(
+            temporary, save_all=True, append_images=images[1:], duration=50, loop=0, quality=60
+        )

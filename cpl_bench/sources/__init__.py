@@ -1,1 +1,0 @@
-"""Other people's files, read and written."""

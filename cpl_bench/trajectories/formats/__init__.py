@@ -1,0 +1,1 @@
+"""How trajectories lie on disk: a file a format."""

@@ -1,0 +1,168 @@
+"""The command line as a stranger meets it: help, mistakes, a small dataset from end to end."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cpl_bench.cli.main import VERBS, main
+
+CARD = """
+task = "pointmass"
+episodes = 40
+minimum_steps = 12
+stop_steps_after_success = 3
+[behaviour]
+levels = [0.3, 0.7]
+success_band = [0.1, 0.9]
+demonstrations = 5
+clone_steps = 300
+probe_episodes = 12
+[segments]
+count = 60
+length = 12
+"""
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a card of its own and one trained run."""
+    folder = tmp_path_factory.mktemp("workshop")
+    (folder / "tiny.toml").write_text(CARD)
+    done = run(folder, "train", "--data", "tiny.toml", "--seeds", "2", "--evaluate-every", "100",
+               "--episodes", "5", "cpl", "--steps", "200", "--clone-steps", "100",
+               "--hidden", "32", "32", "--segments-per-batch", "8")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command in `folder`, with its data kept there."""
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", "cpl_bench.cli.main", *words],
+        cwd=folder,
+        env={**os.environ, "MINARI_DATASETS_PATH": str(folder / "data")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def refuse(folder: Path, *words: str) -> str:
+    """The message of a command that must fail as the user's mistake."""
+    done = run(folder, *words)
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(verb in printed for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    assert f"cpl-bench {verb}" in capsys.readouterr().out
+
+
+def test_from_card_to_report(workshop: Path) -> None:
+    folder = workshop / "runs" / "tiny" / "cpl"
+    record = json.loads((folder / "run.json").read_text())
+    assert record["seeds"] == [0, 1]
+    assert record["phases"] == [["clone", 100], ["contrast", 100]]
+    assert len((folder / "evaluations.csv").read_text().splitlines()) == 1 + 2 * 2 * 5
+    again = run(workshop, "label", "tiny.toml")
+    assert again.returncode == 0 and "labelling" not in again.stdout  # it is on disk
+    shown = run(workshop, "inspect", "tiny.toml")
+    assert shown.returncode == 0, shown.stderr
+    assert "ties" in shown.stdout and "agree on" in shown.stdout
+    evaluated = run(workshop, "evaluate", "runs/tiny/cpl", "--episodes", "6")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert len((folder / "final.csv").read_text().splitlines()) == 1 + 2 * 6
+    reported = run(workshop, "report", "runs/tiny/cpl")
+    assert reported.returncode == 0, reported.stderr
+    header = (workshop / "runs/tiny/report/table.csv").read_text().splitlines()[0]
+    assert header == "dataset,method,seeds,episodes,peak,last,iqm,ci_low,ci_high"
+    listed = run(workshop, "list", "runs")
+    assert "step 200 of 200" in listed.stdout
+
+
+def test_sparse_labels_are_another_file(workshop: Path) -> None:
+    done = run(workshop, "label", "tiny.toml", "--pairs", "sparse", "--scorer", "partial_return")
+    assert done.returncode == 0, done.stderr
+    path = workshop / "data/preferences/tiny/partial_return-60x12-sparse.safetensors"
+    trained = run(workshop, "train", "--data", str(path), "--seeds", "1", "--evaluate-every", "20",
+                  "--episodes", "2", "sft", "--steps", "20", "--clone-steps", "10",
+                  "--hidden", "16", "--segments-per-batch", "8")  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trian"], "Did you mean 'train'?"),
+        (["collect", "drawer-opn"], "Did you mean 'drawer-open'?"),
+        (["collect", "nowhere.toml"], "nowhere.toml"),
+        (["label", "tiny.toml", "--scorer", "regert"], "Did you mean 'regret'?"),
+        (["label", "tiny.toml", "--annotator", "oracel"], "Did you mean 'oracle'?"),
+        (["label", "tiny.toml", "--segment-length", "51"], "51"),
+        (["label", "tiny.toml", "--segments", "1"], "at least 2"),
+        (["label", "tiny.toml", "--pairs", "ranked"], "--ranked-size"),
+        (["inspect", "tiny.toml", "--scorers", "regert"], "Did you mean 'regret'?"),
+        (["train", "--data", "drawer-opn", "cpl"], "Did you mean 'drawer-open'?"),
+        (["train", "--data", "gone.safetensors", "cpl"], "gone.safetensors"),
+        (["train", "--data", "tiny.toml", "cpl", "--lam", "0"], "--lam must lie in (0, 1]"),
+        (["train", "--data", "tiny.toml", "cpl", "--lam", "1.5"], "--lam must lie in (0, 1]"),
+        (["train", "--data", "tiny.toml", "--device", "cuda:9", "sft"], "cuda:9"),
+        (["train", "--data", "tiny.toml", "--device", "tpu", "sft"], "tpu"),
+        (["train", "--data", "tiny.toml", "--seeds", "0", "sft"], "at least 1"),
+        (["train", "--data", "tiny.toml", "sft", "--dropout", "1"], "--dropout must be in [0, 1)"),
+        (["train", "--data", "tiny.toml", "sft", "--hidden", "-3"], "--hidden"),
+        (["train", "--data", "tiny.toml", "cpl", "--alpha", "nan"], "--alpha"),
+        (["train", "--data", "tiny.toml", "--workers", "-1", "sft"], "at least 1"),
+        (["label", "tiny.toml", "--segments", "0"], "at least 2"),
+        (["train", "--data", "tiny.toml", "ppq"], "ppq"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["evaluate", "runs/tiny/cpl", "--checkpoint", "7"], "100, 200"),
+        (["report", "data"], "data"),
+        (["sweep", "quickstrat"], "Did you mean 'quickstart'?"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_explained(workshop: Path, words: list[str], said: str) -> None:
+    assert said in refuse(workshop, *words)
+
+
+def test_a_wrong_card_is_explained(workshop: Path) -> None:
+    (workshop / "wrong.toml").write_text(CARD.replace("episodes =", "episoeds =", 1))
+    said = refuse(workshop, "collect", "wrong.toml")
+    assert "wrong.toml" in said and "Did you mean 'episodes'?" in said
+    (workshop / "long.toml").write_text(CARD.replace("length = 12", "length = 60"))
+    assert "longer than an episode" in refuse(workshop, "label", "long.toml")
+
+
+def test_damaged_files_are_refused_and_left_alone(workshop: Path, tmp_path: Path) -> None:
+    good = next((workshop / "data/preferences/tiny").glob("regret-*.safetensors"))
+    truncated, foreign = tmp_path / "truncated.safetensors", tmp_path / "foreign.safetensors"
+    truncated.write_bytes(good.read_bytes()[:-100])
+    foreign.write_bytes(b"not a tensor in sight")
+    for path in (truncated, foreign):
+        before = path.read_bytes()
+        assert path.name in refuse(workshop, "train", "--data", str(path), "cpl")
+        assert path.read_bytes() == before
+    assert sorted(tmp_path.iterdir()) == [foreign, truncated]
+    assert not list((workshop / "runs").glob("*truncated*"))
+
+
+def test_a_run_is_not_overwritten_by_another(workshop: Path) -> None:
+    said = refuse(workshop, "train", "--data", "tiny.toml", "--seeds", "2", "cpl", "--lam", "0.9")
+    assert "--note" in said and "--overwrite" in said

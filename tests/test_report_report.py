@@ -1,0 +1,678 @@
+"""The report on hand-made run folders, the files behind it, and every way to hand it rubbish."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpl_bench.core.errors import UserError
+from cpl_bench.core.files import atomic_path, write_atomically
+from cpl_bench.report.curves import Curve, Panel, draw_curves
+from cpl_bench.report.figure import COLOURS
+from cpl_bench.report.read import read_run
+from cpl_bench.report.report import report
+from cpl_bench.report.reward_history import LEARNED, TRUE, read_reward_history
+from cpl_bench.report.table import panels_of
+from cpl_bench.runs.evaluations import (
+    HEADER,
+    append_evaluations,
+    drop_after,
+    read_evaluations,
+    success_by_checkpoint,
+)
+from cpl_bench.runs.folder import METRICS_HEADER
+
+OUTPUTS = ["README.md", "curves.csv", "curves.png", "table.csv"]
+STARTED = 100  # the gradient step at which make_online_run first notes its rewards
+
+
+def evaluate(path: Path, successes, episodes: int = 10, every: int = 100, start: int = 0) -> None:
+    """Write an evaluation file in which seed i succeeds `successes[i][j]` times at checkpoint j."""
+    counts = np.array(successes)  # (seeds, checkpoints)
+    checkpoints, seeds, numbers = (
+        grid.ravel()
+        for grid in np.meshgrid(
+            range(counts.shape[1]), range(len(counts)), range(episodes), indexing="ij"
+        )
+    )
+    append_evaluations(
+        path,
+        {
+            "step": start + every * checkpoints,
+            "seed": seeds,
+            "episode": numbers,
+            "success": numbers < counts[seeds, checkpoints],
+            "return": 2 * numbers / (episodes - 1) - 1,
+            "length": 50,
+        },
+    )
+
+
+def make_run(root: Path, name: str, successes, **facts) -> Path:
+    """A run folder with 10 episodes a checkpoint, every 100 steps from 0."""
+    dataset, algorithm = name.split("/")
+    folder = root / "runs" / dataset / algorithm
+    folder.mkdir(parents=True)
+    steps = 100 * (len(successes[0]) - 1)
+    run = {
+        "dataset": dataset,
+        "method": algorithm.upper(),
+        "algorithm": algorithm,
+        "seeds": list(range(len(successes))),
+        "steps": steps,
+        "command": f"cpl-bench train --data {dataset} {algorithm}",
+        "behaviour_success": 0.4,
+        "phases": [["clone", steps - steps // 2], ["contrast", steps // 2]],
+        "versions": {"torch": "2.13.0", "numpy": "2.4.6"},
+        "card": {"ignored": True},
+    }
+    (folder / "run.json").write_text(json.dumps(run | facts))
+    evaluate(folder / "evaluations.csv", successes)
+    return folder
+
+
+def make_online_run(root: Path, name: str, seeds: int = 2, **facts) -> Path:
+    """A run folder whose learned reward rises from 10 to 40 while its true return falls to −50."""
+    phases = [["clone", 50], ["reward", 50], ["ppo", 100]]
+    facts = {"online_transitions": 106_250, "phases": phases, **facts}
+    run = make_run(root, name, [[1, 2, 3]] * seeds, **facts)
+    lines = [
+        METRICS_HEADER,
+        *(f"{STARTED - 20},reward,{seed},learned_reward,0.5" for seed in range(seeds)),
+    ]
+    for moment in range(4):
+        for metric, value in {
+            "transitions": 4250.0 * (moment + 1),
+            "policy_loss": float("nan"),
+            "learned_reward": 10.0 * (moment + 1),
+            "true_return": 100.0 - 50.0 * moment,
+            "kl_to_reference": 0.25 * moment,
+        }.items():
+            lines += [
+                f"{STARTED + 20 * moment},ppo,{seed},{metric},"
+                f"{value + seed if metric in ('learned_reward', 'true_return') else value!r}"
+                for seed in range(seeds)
+            ]
+    (run / "metrics.csv").write_text("\n".join(lines) + "\n")
+    return run
+
+
+@pytest.fixture
+def folders(tmp_path) -> list[Path]:
+    """Two datasets; CPL on both, a hopeless BC on one."""
+    steady = [[0, 2, 8], [0, 4, 6], [0, 0, 4], [0, 2, 2]]
+    return [
+        make_run(tmp_path, "drawer/cpl", steady, method="CPL (λ=0.75, $a|b$)"),
+        make_run(tmp_path, "drawer/bc", [[0, 0, 0]] * 4),
+        make_run(tmp_path, "sweep/cpl", steady[:2], method="CPL (λ=0.75, $a|b$)"),
+    ]
+
+
+def read_table(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+# --- What a report says ---
+
+
+def test_table_by_hand(folders, tmp_path):
+    result = report(folders, tmp_path / "out")
+    header, cpl, bc, other = read_table(result.table)
+    assert ",".join(header) == "dataset,method,seeds,episodes,peak,last,iqm,ci_low,ci_high"
+    # the run is shorter than a window: peak = mean of all = (10 + 10 + 4 + 4) / 120
+    # last = mean(0.8, 0.6, 0.4, 0.2); iqm = mean(0.6, 0.4)
+    assert cpl[:7] == ["drawer", "CPL (λ=0.75, $a|b$)", "4", "10", "0.2333", "0.5000", "0.5000"]
+    assert float(cpl[7]) == pytest.approx(0.3, abs=0.051)
+    assert float(cpl[8]) == pytest.approx(0.7, abs=0.051)
+    assert bc == ["drawer", "BC", "4", "10", *["0.0000"] * 5], "a method that fails stays"
+    assert other[2:] == ["2", "10", "0.3333", "0.7000", "0.7000", "0.6000", "0.8000"]
+    assert [row.last for row in result.rows] == pytest.approx([0.5, 0.0, 0.7])
+
+
+def test_iqm_differs_from_the_mean(tmp_path):
+    run = make_run(tmp_path, "drawer/cpl", [[0, 10], [0, 1], [0, 2], [0, 3]])
+    row = report([run], tmp_path / "out").rows[0]
+    assert (row.last, row.iqm) == (pytest.approx(0.4), pytest.approx(0.25))
+
+
+def test_peak_follows_the_paper_on_long_runs(tmp_path):
+    early, late = [10] * 8 + [0] * 12, [0] * 12 + [10] * 8
+    run = make_run(tmp_path, "drawer/cpl", [early, late])
+    assert report([run], tmp_path / "out").rows[0].peak == pytest.approx(0.5)
+
+
+def test_final_evaluation_takes_the_place_of_the_last_checkpoint(folders, tmp_path):
+    evaluate(folders[2] / "final.csv", [[5], [15]], episodes=20, start=200)
+    row = report(folders, tmp_path / "out").rows[2]
+    assert (row.episodes, row.last, row.ci_low, row.ci_high) == (20, 0.5, 0.25, 0.75)
+    assert row.peak == pytest.approx(1 / 3), "the peak still comes from training"
+
+
+def test_curves_by_hand(folders, tmp_path):
+    lines = read_table(report(folders, tmp_path / "out").curves)
+    assert lines[0] == ["dataset", "method", "step", "mean", "ci_low", "ci_high"]
+    assert len(lines) == 1 + 3 * 3
+    assert lines[-2:] == [
+        ["sweep", "CPL (λ=0.75, $a|b$)", "100", "0.3000", "0.2000", "0.4000"],
+        ["sweep", "CPL (λ=0.75, $a|b$)", "200", "0.7000", "0.6000", "0.8000"],
+    ]
+
+
+def test_page_shows_table_commands_and_versions(folders, tmp_path):
+    page = report(folders, tmp_path / "out", "Two tasks", "An introduction.").page.read_text(
+        "utf-8"
+    )
+    assert "\n# Two tasks\n\nAn introduction.\n\n## drawer\n" in page
+    assert "| BC | 4 | 10 | 0.0 | 0.0 [0.0, 0.0] | 0.0 |" in page
+    assert "| CPL (λ=0.75, $a\\|b$) | 2 | 10 | 33.3 | 70.0 [60.0, 80.0] | 70.0 |" in page
+    assert "succeeds in 40.0 % of its episodes" in page
+    assert "](curves.png)" in page and "nothing is smoothed" in page
+    assert "cpl-bench train --data sweep cpl  #" in page
+    assert "numpy 2.4.6, torch 2.13.0." in page
+    assert "Unfinished" not in page
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(1, False), (2, True), (3, True), (4, False)])
+def test_page_warns_of_few_seeds(tmp_path, seeds, said):
+    run = make_run(tmp_path, "drawer/cpl", [[1, 2]] * seeds)
+    page = report([run], tmp_path / "out").page.read_text("utf-8")
+    assert ("nearly the range of the seeds" in page) == said
+    assert ("a single seed is a point" in page) == (seeds == 1)
+
+
+def test_page_names_unfinished_runs_and_mixed_versions(tmp_path):
+    done = make_run(tmp_path, "drawer/bc", [[0, 1, 2]])
+    running = make_run(
+        tmp_path,
+        "drawer/cpl",
+        [[0, 1, 2]],
+        steps=5000,
+        phases=[["clone", 5000]],
+        versions={"torch": "2.11.0"},
+        behaviour_success=None,
+    )
+    page = report([done, running], tmp_path / "out").page.read_text("utf-8")
+    assert "**Unfinished:** CPL stands at step 200 of 5,000." in page
+    assert "numpy 2.4.6, torch 2.11.0 / 2.13.0." in page
+
+
+def test_datasets_and_methods_keep_the_order_they_were_named_in(tmp_path):
+    runs = [make_run(tmp_path, name, [[1, 2]]) for name in ("b/y", "a/x", "a/y", "b/x")]
+    rows = report(runs, tmp_path / "out").rows
+    assert [(row.dataset, row.method) for row in rows] == [
+        ("b", "Y"),
+        ("b", "X"),
+        ("a", "Y"),
+        ("a", "X"),
+    ]
+
+
+# --- The figure ---
+
+
+def test_phase_boundary_is_drawn_where_the_runs_agree(tmp_path):
+    runs = {
+        name: read_run(make_run(tmp_path, f"d/{name}", [[0] * 5], phases=phases))
+        for name, phases in {
+            "cpl": [["clone", 200], ["contrast", 200]],
+            "sft": [["clone", 200], ["clone-preferred", 200]],
+            "bc": [["clone", 400]],
+            "piql": [["reward", 100], ["iql", 300]],
+        }.items()
+    }
+    agreed = panels_of([runs["cpl"], runs["sft"], runs["bc"]])
+    assert agreed[0].boundary == 200, "a run of one phase has no boundary to disagree about"
+    assert panels_of([runs["cpl"], runs["piql"]])[0].boundary is None
+    assert panels_of([runs["bc"]])[0].boundary is None
+
+
+def test_a_method_has_one_colour_in_every_panel():
+    from matplotlib.image import imread
+
+    steps, rates = np.array([0, 100]), np.array([0.2, 0.9])
+    a, b = (Curve(name, steps, rates, rates, rates) for name in "ab")
+    png = draw_curves([Panel("one", (a,), None, None), Panel("two", (b,), 0.5, 50)], ["a", "b"])
+    pixels = np.rint(255 * imread(io.BytesIO(png))[..., :3]).astype(int)
+    height, width, _ = pixels.shape
+    assert 700 < width < 2000
+    plots = pixels[: int(0.8 * height)]  # without the legend
+
+    def shows(part: np.ndarray, colour: str) -> bool:
+        return bool((part == list(bytes.fromhex(colour[1:]))).all(axis=-1).sum() > 100)
+
+    left, right = plots[:, : width // 2], plots[:, width // 2 :]
+    assert shows(left, COLOURS[0]) and not shows(left, COLOURS[1])
+    assert shows(right, COLOURS[1]) and not shows(right, COLOURS[0])
+    assert len(set(COLOURS)) == len(COLOURS)
+
+
+def test_picture_carries_no_date_and_no_version(folders, tmp_path):
+    png = report(folders, tmp_path / "out").figure.read_bytes()
+    kinds, at = [], 8
+    while at < len(png):
+        kinds.append(png[at + 4 : at + 8])
+        at += 12 + int.from_bytes(png[at : at + 4], "big")
+    assert kinds[0] == b"IHDR" and kinds[-1] == b"IEND"
+    assert not {b"tEXt", b"iTXt", b"zTXt", b"tIME"} & set(kinds)
+
+
+def test_same_runs_same_bytes_whatever_the_surroundings(folders, tmp_path):
+    first = report(folders, tmp_path / "first", "T", "I")
+    again = report(folders, tmp_path / "first", "T", "I")
+    assert again == first, "a report replaces itself"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "matplotlibrc").write_text("font.size: 30\nsavefig.dpi: 40\naxes.facecolor: red\n")
+    code = (
+        "import sys; from pathlib import Path; from cpl_bench.report.report import report;"
+        "report([Path(x) for x in sys.argv[2:]], Path(sys.argv[1]), 'T', 'I')"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "second", *folders]
+    environment = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
+    subprocess.run(command, check=True, cwd=elsewhere, env=environment)
+    for name in OUTPUTS:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "first").iterdir()) == OUTPUTS
+
+
+def test_importing_the_report_is_light():
+    code = (
+        "import sys, cpl_bench.report;"
+        "print([name for name in ('torch', 'matplotlib', 'scipy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+# --- Methods that learn on the simulator ---
+
+
+def test_online_steps_are_in_the_page_and_not_in_the_table_file(folders, tmp_path):
+    online = make_online_run(tmp_path, "sweep/ppo")
+    plain = report(folders, tmp_path / "plain")
+    mixed = report([*folders, online], tmp_path / "mixed")
+    page = mixed.page.read_text("utf-8")
+    assert "| method | seeds | episodes | online steps | peak |" in page
+    assert "| PPO | 2 | 10 | 106,250 | 20.0 | 30.0 [30.0, 30.0] | 30.0 |" in page
+    assert "| BC | 4 | 10 | – | 0.0 |" in page, "every table of the page has the column"
+    assert "not a like-for-like comparison" in page
+    ruler = next(line for line in page.splitlines() if line.startswith("|---"))
+    assert ruler == "|---|--:|--:|--:|--:|--:|--:|"
+    assert "online" not in plain.page.read_text("utf-8")
+    assert mixed.table.read_text() == (
+        plain.table.read_text() + "sweep,PPO,2,10,0.2000,0.3000,0.3000,0.3000,0.3000\n"
+    )
+
+
+def test_online_steps_of_an_unfinished_run_are_those_it_will_have_taken(tmp_path):
+    phases = [["clone", 50], ["reward", 50], ["ppo", 4900]]
+    run = make_online_run(tmp_path, "sweep/ppo", steps=5000, phases=phases)
+    page = report([run], tmp_path / "out").page.read_text("utf-8")
+    said = "PPO stands at step 200 of 5,000; its online steps are planned: those of the whole run."
+    assert f"**Unfinished:** {said}" in page
+
+
+def test_older_runs_are_offline(folders):
+    assert "online_transitions" not in json.loads((folders[0] / "run.json").read_text())
+    assert read_run(folders[0]).online_transitions == 0
+
+
+def test_reward_history_by_hand(tmp_path):
+    history = read_reward_history(read_run(make_online_run(tmp_path, "sweep/ppo")))
+    assert (history.dataset, history.method) == ("sweep", "PPO")
+    assert history.transitions.tolist() == [4250, 8500, 12750, 17000]
+    assert history.learned.tolist() == [[10, 20, 30, 40], [11, 21, 31, 41]]
+    assert history.true.tolist() == [[100, 50, 0, -50], [101, 51, 1, -49]]
+    assert history.kl.tolist() == [[0, 0.25, 0.5, 0.75]] * 2
+
+
+def test_reward_figure_and_its_caption_come_and_go_with_the_runs(folders, tmp_path):
+    online = make_online_run(tmp_path, "sweep/ppo")
+    out = tmp_path / "out"
+    result = report([*folders, online], out)
+    assert result.reward == out / "reward.png"
+    page = result.page.read_text("utf-8")
+    assert page.index("](curves.png)") < page.index("](reward.png)") < page.index("How to read it")
+    assert "over-optimisation" in page
+    assert sorted(path.name for path in out.iterdir()) == sorted([*OUTPUTS, "reward.png"])
+    again = report(folders, out)
+    assert again.reward is None
+    assert "reward.png" not in again.page.read_text("utf-8")
+    assert sorted(path.name for path in out.iterdir()) == OUTPUTS, "the older figure is gone"
+
+
+def test_somebody_elses_reward_figure_is_left_alone(folders, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "reward.png").write_bytes(b"mine")
+    report(folders, tmp_path / "out")
+    assert (tmp_path / "out" / "reward.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(("runs", "seeds"), [(1, 1), (2, 3), (5, 2)])
+def test_reward_figure_is_the_same_bytes_and_shows_both_colours(tmp_path, runs, seeds):
+    from matplotlib.image import imread
+
+    folders = [make_online_run(tmp_path, f"sweep/ppo-{i}", seeds) for i in range(runs)]
+    png = report(folders, tmp_path / "one").reward.read_bytes()
+    assert png == report(folders, tmp_path / "two").reward.read_bytes()
+    assert b"tEXt" not in png and b"tIME" not in png
+    pixels = np.rint(255 * imread(io.BytesIO(png))[..., :3]).astype(int)
+    for colour in (LEARNED, TRUE):
+        assert (pixels == list(bytes.fromhex(colour[1:]))).all(axis=-1).sum() > 200
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3, 4])
+def test_a_long_name_stays_within_its_reward_figure(tmp_path, runs):
+    from matplotlib.image import imread
+
+    long = "P-PPO with a name that is much longer than a panel is wide"
+    folders = [
+        make_online_run(tmp_path, f"sweep/ppo-{i}", method=f"{long}, {i}") for i in range(runs)
+    ]
+    png = report(folders, tmp_path / "out").reward.read_bytes()
+    pixels = imread(io.BytesIO(png))[..., :3]
+    assert (pixels[:, -5:] == 1).all(), "nothing is cut off at the right edge"
+
+
+def test_numbers_that_are_not_finite_are_gaps(tmp_path):
+    run = make_online_run(tmp_path, "sweep/ppo")
+    spoil_text("metrics.csv", "ppo,0,learned_reward,20.0", "ppo,0,learned_reward,inf")(run)
+    spoil_text("metrics.csv", "ppo,1,kl_to_reference,0.5", "ppo,1,kl_to_reference,nan")(run)
+    history = read_reward_history(read_run(run))
+    assert np.isnan(history.learned[0]).tolist() == [False, True, False, False]
+    assert np.isnan(history.kl[1]).tolist() == [False, False, True, False]
+    assert report([run], tmp_path / "out").reward.exists()
+
+
+def drop_lines(word: str):
+    def drop(folder: Path) -> None:
+        path = folder / "metrics.csv"
+        kept = [line for line in path.read_text().splitlines(True) if word not in line]
+        path.write_text("".join(kept))
+
+    return drop
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "metrics.csv").unlink(),  # too large to be published
+        drop_lines("learned_reward"),
+        drop_lines(",ppo,"),
+        drop_lines("kl_to_reference"),
+        lambda folder: spoil_fact(phases=[["clone", 50], ["ppo", 150]])(folder),  # the true reward
+    ],
+)
+def test_runs_without_a_learned_reward_have_no_reward_figure(tmp_path, change):
+    run = make_online_run(tmp_path, "sweep/ppo")
+    change(run)
+    assert report([run], tmp_path / "out").reward is None
+    assert not (tmp_path / "out" / "reward.png").exists()
+
+
+def test_offline_runs_metrics_are_not_read(tmp_path):
+    run = make_online_run(tmp_path, "sweep/cpl")
+    spoil_fact(online_transitions=0)(run)
+    (run / "metrics.csv").write_text("rubbish")
+    assert report([run], tmp_path / "out").reward is None
+
+
+# --- What a report refuses ---
+
+
+def spoil_text(name: str, old: str, new: str):
+    def spoil(folder: Path) -> None:
+        path = folder / name
+        text = path.read_text("utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new, 1), "utf-8")
+
+    return spoil
+
+
+def spoil_fact(**facts):
+    def spoil(folder: Path) -> None:
+        path = folder / "run.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+    return spoil
+
+
+def write(name: str, content: bytes):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def cut_off(name: str):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-4])
+
+
+SPOILT = {
+    "no run.json": (lambda folder: (folder / "run.json").unlink(), "it has no run.json"),
+    "not JSON": (write("run.json", b'{"dataset": "dra'), "not readable as JSON"),
+    "JSON, but a list": (write("run.json", b"[1, 2]"), "must hold a table"),
+    "a key is missing": (spoil_text("run.json", '"phases"', '"stages"'), "'phases' is missing"),
+    "seeds are no list": (spoil_fact(seeds=2), "'seeds' must be a list of different"),
+    "a seed twice": (spoil_fact(seeds=[0, 0]), "'seeds' must be a list of different"),
+    "steps as text": (spoil_fact(steps="200"), "'steps' must be a whole number, not '200'"),
+    "behaviour in percent": (spoil_fact(behaviour_success=40), "rate from 0 to 1 or null, not 40"),
+    "online steps as text": (
+        spoil_fact(online_transitions="4k"),
+        "must be a whole number, not '4k'",
+    ),
+    "nameless method": (spoil_fact(method=""), "'method' must be a name"),
+    "phases of another run": (spoil_fact(phases=[["clone", 7]]), "add up to 7 steps"),
+    "no evaluations": (lambda f: (f / "evaluations.csv").unlink(), "does not exist"),
+    "empty": (write("evaluations.csv", b""), "is empty; expected the header"),
+    "header only": (write("evaluations.csv", f"{HEADER}\n".encode()), "but no episode"),
+    "other columns": (
+        spoil_text("evaluations.csv", "success", "reward"),
+        "no evaluation file: expected the header 'step,seed,.*got 'step,seed,episode,reward",
+    ),
+    "binary": (write("evaluations.csv", b"\x89PNG\r\n\x1a\n\xff\xfe"), "cannot be read"),
+    "a value is missing": (
+        spoil_text("evaluations.csv", "\n0,0,3,0,", "\n0,3,0,"),
+        "line 5: expected 6 values",
+    ),
+    "no number": (
+        spoil_text("evaluations.csv", "\n0,0,3,0,", "\nzero,0,3,0,"),
+        "line 5: 'step' must be a whole number from 0, not 'zero'",
+    ),
+    "success of a half": (
+        spoil_text("evaluations.csv", "\n0,0,3,0,", "\n0,0,3,0.5,"),
+        "line 5: 'success' must be 0 or 1, not '0.5'",
+    ),
+    "no finite return": (
+        spoil_text("evaluations.csv", "\n0,0,0,0,-1.0,", "\n0,0,0,0,nan,"),
+        "line 2: 'return' must be a finite number, not 'nan'",
+    ),
+    "cut off in a line": (cut_off("evaluations.csv"), "line 61 is cut off"),
+    "cut off between lines": (
+        spoil_text("evaluations.csv", "200,1,9,0,1.0,50\n", ""),
+        "step 200 is incomplete.*seed 0: 10, seed 1: 9",
+    ),
+    "an episode twice": (
+        spoil_text("evaluations.csv", "\n100,1,9,", "\n100,1,8,"),
+        "episode 8 of seed 1 at step 100 stands there more than once",
+    ),
+    "a seed is missing": (spoil_fact(seeds=[0, 1, 2]), "holds seeds 0, 1, but .* seeds 0, 1, 2"),
+    "another run's evaluations": (
+        spoil_fact(steps=50, phases=[["clone", 50]]),
+        "goes to step 200, but run.json says that the run has 50",
+    ),
+    "final.csv of an earlier checkpoint": (
+        lambda folder: evaluate(folder / "final.csv", [[5], [5]], start=100),
+        "the last checkpoint of evaluations.csv, step 200, and it holds step 100",
+    ),
+    "final.csv of two checkpoints": (
+        lambda folder: evaluate(folder / "final.csv", [[5, 5], [5, 5]], start=100),
+        "holds steps 100, 200",
+    ),
+    "final.csv of one seed": (
+        lambda folder: evaluate(folder / "final.csv", [[5]], start=200),
+        "holds seed 0, but run.json says seeds 0, 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_a_spoilt_folder_is_named_and_nothing_is_written(folders, tmp_path, case):
+    spoil, message = SPOILT[case]
+    spoil(folders[2])
+    with pytest.raises(UserError, match=message) as caught:
+        report(folders, tmp_path / "out")
+    assert str(folders[2]) in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+METRICS_SPOILT = {
+    "empty": (write("metrics.csv", b""), "expected the header .* an empty file"),
+    "other columns": (write("metrics.csv", b"a,b\n"), "no file of metrics"),
+    "binary": (write("metrics.csv", b"\xff\xfe\x00"), "cannot be read"),
+    "cut off": (cut_off("metrics.csv"), "line 43 is cut off"),
+    "a value is missing": (
+        spoil_text("metrics.csv", "ppo,0,true_return,50.0", "ppo,0,50.0"),
+        "line 20: expected 'step,phase,seed,metric,value'",
+    ),
+    "no number": (
+        spoil_text("metrics.csv", "ppo,0,true_return,50.0", "ppo,0,true_return,x"),
+        "line 20: .* got '120,ppo,0,true_return,x'",
+    ),
+    "a step is no number": (
+        spoil_text("metrics.csv", "120,ppo,0,policy_loss", "x,ppo,0,policy_loss"),
+        "line 16: ",
+    ),
+    "twice": (
+        spoil_text("metrics.csv", "120,ppo,1,true", "120,ppo,0,true"),
+        "line 21: 'true_return' of seed 0 at step 120 stands there more than once",
+    ),
+    "a line is missing": (
+        spoil_text("metrics.csv", "120,ppo,1,true_return,51.0\n", ""),
+        "'true_return' of seed 1 at step 120 is missing",
+    ),
+    "a seed is missing": (drop_lines(",ppo,1,"), "holds 1 seeds of the run's 2"),
+}
+
+
+@pytest.mark.parametrize("case", METRICS_SPOILT)
+def test_spoilt_metrics_are_named_and_nothing_is_written(folders, tmp_path, case):
+    run = make_online_run(tmp_path, "sweep/ppo")
+    spoil, message = METRICS_SPOILT[case]
+    spoil(run)
+    with pytest.raises(UserError, match=message) as caught:
+        report([*folders, run], tmp_path / "out")
+    assert str(run / "metrics.csv") in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere is no run folder: there is no such folder"):
+        report([tmp_path / "nowhere"], tmp_path / "out")
+    with pytest.raises(UserError, match="no runs to report on"):
+        report([], tmp_path / "out")
+
+
+def test_one_method_in_two_folders(tmp_path):
+    a = make_run(tmp_path, "drawer/cpl", [[1, 2]])
+    b = make_run(tmp_path, "drawer/cpl-again", [[1, 2]], method="CPL")
+    with pytest.raises(UserError, match="are both 'CPL' on drawer") as caught:
+        report([a, b], tmp_path / "out")
+    assert str(a) in str(caught.value) and str(b) in str(caught.value)
+
+
+def test_one_dataset_name_for_two_datasets(tmp_path):
+    a = make_run(tmp_path, "drawer/cpl", [[1, 2]])
+    b = make_run(tmp_path, "drawer/bc", [[1, 2]], behaviour_success=0.5)
+    with pytest.raises(UserError, match=r"0\.4 in one and 0\.5 in the other") as caught:
+        report([a, b], tmp_path / "out")
+    assert str(a) in str(caught.value) and str(b) in str(caught.value)
+
+
+def test_other_peoples_files_are_not_overwritten(folders, tmp_path):
+    (tmp_path / "README.md").write_text("# My project\n")
+    with pytest.raises(UserError, match="was not written by a report"):
+        report(folders, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# My project\n"
+    with pytest.raises(UserError, match="is a file"):
+        report(folders, tmp_path / "README.md")
+
+
+# --- The files behind it ---
+
+
+def test_evaluations_come_back_as_written(tmp_path):
+    path = tmp_path / "run" / "evaluations.csv"
+    returns = np.random.default_rng(0).normal(size=6) * 1e3
+    columns = {
+        "step": np.full(6, 5000),
+        "seed": np.repeat([0, 3], 3),
+        "episode": np.tile([0, 1, 2], 2),
+        "success": np.array([1, 0, 0, 1, 1, 0]),
+        "return": returns,
+        "length": np.array([83, 250, 250, 9, 10, 250]),
+    }
+    append_evaluations(path, columns)
+    append_evaluations(path, columns | {"step": 10_000, "success": True, "return": 0.1})
+    assert path.read_text().count(HEADER) == 1
+    read = read_evaluations(path)
+    assert list(read) == HEADER.split(",")
+    for name, values in columns.items():
+        np.testing.assert_array_equal(read[name][:6], values)
+    np.testing.assert_array_equal(read["return"][6:], 0.1)
+    steps, seeds, success = success_by_checkpoint(read)
+    assert steps.tolist() == [5000, 10_000] and seeds.tolist() == [0, 3]
+    np.testing.assert_allclose(success, [[1 / 3, 1], [2 / 3, 1]])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"success": 0.5}, {"return": float("nan")}, {"step": -1}, {"length": 2.5}, {"x": 1}]
+)
+def test_what_could_not_be_read_is_not_written(tmp_path, wrong):
+    columns = dict.fromkeys(HEADER.split(","), 1) | wrong
+    with pytest.raises(ValueError, match=r"must be|expected the columns"):
+        append_evaluations(tmp_path / "evaluations.csv", columns)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_drop_after_leaves_a_file_to_resume_from(tmp_path):
+    path = tmp_path / "evaluations.csv"
+    drop_after(path, 100)
+    assert not path.exists()
+    evaluate(path, [[0, 1], [2, 3]])
+    kept = path.read_bytes()
+    evaluate(path, [[5], [5]], start=200)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-7])  # a write that was killed
+    drop_after(path, 100)
+    assert path.read_bytes() == kept
+    evaluate(path, [[5], [5]], start=200)
+    assert path.read_bytes() == whole
+    drop_after(path, 200)
+    assert path.read_bytes() == whole
+
+
+def test_drop_after_leaves_foreign_files_alone(tmp_path):
+    path = tmp_path / "evaluations.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="no evaluation file"):
+        drop_after(path, 0)
+    assert path.read_text() == "a,b\n1,2\n"
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    write_atomically(path, "eins\n")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        assert temporary.parent == path.parent and temporary.suffix == ".txt"
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "eins\n"
+    assert list(path.parent.iterdir()) == [path]
+    write_atomically(path, b"\x00zwei")
+    assert path.read_bytes() == b"\x00zwei"
