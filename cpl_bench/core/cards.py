@@ -4,12 +4,14 @@ Cards lie in `envs/` and `datasets/` of a checkout; a wheel carries them inside 
 that is missing, unknown or of the wrong type is an error that names the file.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from cpl_bench.core.errors import UserError, unknown_name
 from cpl_bench.core.folders import card_folder
+from cpl_bench.core.score import Score
 from cpl_bench.core.toml import build, read_toml
 
 
@@ -19,20 +21,60 @@ class TaskCard:
 
     name: str
     """What the command line calls it."""
-    suite: Literal["metaworld", "fetch", "pointmass"]
-    """The module of `cpl_bench.tasks` that builds it."""
+    suite: str
+    """Who builds it: metaworld, fetch, pointmass, gymnasium (any Gymnasium environment), a suite of
+    an installed package's, or `module:Class`."""
     source_id: str
-    """What the suite itself calls it."""
+    """What the suite itself calls it; for gymnasium an id or `module:Class`."""
     horizon_steps: int
     """Steps after which an episode is truncated."""
     description: str = ""
     """One line for `cpl-bench list`."""
     camera: str = ""
     """The camera for videos; empty for the suite's default."""
+    score: Literal["success", "return"] = "success"
+    """What an episode achieved: success at any step, or its return, normalised so that the
+    references `random_return` and `expert_return` are 0 and 1 if the card has them."""
     simulators: dict[str, str] = field(default_factory=dict)
     """Package versions behind the reference numbers."""
     reference: dict[str, float] = field(default_factory=dict)
     """Returns and success rates for orientation: random_return, expert_return, paper_*."""
+
+    def __post_init__(self) -> None:
+        if self.horizon_steps < 1:
+            raise UserError(f"horizon_steps must be at least 1, not {self.horizon_steps}.")
+        ends = self._ends
+        if len(ends) == 1 or (len(ends) == 2 and not ends[0] < ends[1]):
+            raise UserError(
+                "A return is normalised between two references, random_return below expert_return; "
+                f"got {self.reference}."
+            )
+
+    @property
+    def scoring(self) -> Score:
+        """How episodes of this task are scored."""
+        if self.score == "success":
+            return Score()
+        return Score("normalised return", *self._ends) if self._ends else Score("return")
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight letters that change with whatever of the card decides an episode's score."""
+        decisive = (self.suite, self.source_id, self.horizon_steps, self.score, self._ends)
+        return hashlib.sha256(repr(decisive).encode()).hexdigest()[:8]
+
+    @property
+    def references(self) -> str:
+        """The reference numbers in a line: paper CPL 83.6 %, random return -12.99."""
+        return ", ".join(_reference(name, value) for name, value in self.reference.items())
+
+    @property
+    def _ends(self) -> list[float]:
+        """What a return is normalised between; empty for tasks that are scored by success."""
+        if self.score == "success":
+            return []
+        names = ("random_return", "expert_return")
+        return [self.reference[name] for name in names if name in self.reference]
 
     @property
     def env_id(self) -> str:
@@ -41,39 +83,54 @@ class TaskCard:
 
 
 def load_task(name: str) -> TaskCard:
-    """The task card called `name`.
+    """The task card called `name`, or the one at a path that ends in `.toml`.
 
     Raises:
         UserError: no such card (the nearest name is suggested), or a card that is wrong.
     """
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such task card.")
+        return build(TaskCard, named_table(path.stem, path), path)
     path = card_folder("envs") / f"{name}.toml"
-    if path.is_file():
-        return build(TaskCard, named_table(name, path), path)
-    for family in _families():
-        if name in family["members"]:
-            member = {key: value for key, value in family.items() if key not in ("members", "path")}
-            member["source_id"] = member["source_id"].format(name=name)
-            return build(TaskCard, {"name": name, **member}, family["path"])
-    raise unknown_name("task", name, task_names(), "A task is a card in envs/.")
+    if path.is_file() and "members" not in (table := named_table(name, path)):
+        return build(TaskCard, table, path)
+    cards = task_cards()
+    if name not in cards:
+        raise unknown_name("task", name, cards, "A task is a card in envs/, or the path of one.")
+    return cards[name]
 
 
-def task_names() -> list[str]:
-    """Every task that has a card, members of families included, sorted."""
-    own = {
-        path.stem for path in card_folder("envs").glob("*.toml") if "members" not in read_toml(path)
-    }
-    return sorted(own.union(*(family["members"] for family in _families())))
+def task_cards() -> dict[str, TaskCard]:
+    """Every task that has a card, by name, members of families included; each file is read once."""
+    cards: dict[str, TaskCard] = {}
+    for path in sorted(card_folder("envs").glob("*.toml")):
+        table = named_table(path.stem, path)
+        for member in table.pop("members", [path.stem]):
+            own = {**table, "name": member, "source_id": table["source_id"].format(name=member)}
+            cards[member] = build(TaskCard, own, path)
+    return dict(sorted(cards.items()))
 
 
 def named_table(name: str, path: Path) -> dict[str, Any]:
     """The table in a card's file, with the name that the file gives it."""
     table = read_toml(path)
-    if "name" in table:
-        raise UserError(f"{path}: remove the key 'name'; the file's name is the card's, '{name}'.")
+    for key in ("name", "file"):
+        if key in table:
+            raise UserError(
+                f"{path}: remove the key '{key}'; the file's name is the card's, '{name}'."
+            )
     return {"name": name, **table}
 
 
-def _families() -> list[dict[str, Any]]:
-    """Cards that describe many tasks alike: they list `members`."""
-    read = [(path, read_toml(path)) for path in sorted(card_folder("envs").glob("*.toml"))]
-    return [{**table, "path": path} for path, table in read if "members" in table]
+def _reference(name: str, value: float) -> str:
+    """`paper_cpl_success = 0.836` → "paper CPL 83.6 %"."""
+    words = [word.upper() if word in METHODS else word for word in name.split("_")]
+    if words[-1] == "success":
+        kept = words[:-1] if words[0] == "paper" else words
+        return f"{' '.join(kept)} {100 * value:.1f} %"
+    return f"{' '.join(words)} {value:g}"
+
+
+METHODS = ("sft", "cpl", "ppo", "piql")

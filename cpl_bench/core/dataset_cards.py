@@ -1,16 +1,16 @@
 """Dataset cards: where trajectories come from, how they are cut, scored and answered."""
 
-import re
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
+from typing import Any
 
 from cpl_bench.core.cards import load_task, named_table
 from cpl_bench.core.errors import UserError, unknown_name
 from cpl_bench.core.folders import card_folder
+from cpl_bench.core.names import NAME
 from cpl_bench.core.pairs import Pairs
 from cpl_bench.core.toml import build
-
-NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class Behaviour:
     """The behaviour policy: one clone of the expert, stopped at several levels of success."""
 
     levels: tuple[float, ...]
-    """Success rates (with action noise) at which the clone is stopped; an episode draws one."""
-    success_band: tuple[float, float]
-    """The success rate that the finished dataset must have, lowest and highest."""
+    """Mean scores (with action noise) at which the clone is stopped; an episode draws one."""
+    score_band: tuple[float, float]
+    """The mean score that the finished dataset must have, lowest and highest."""
     action_noise: float = 0.3
     """Standard deviation of the Gaussian noise on every action of the data, then clipped."""
     demonstrations: int = 20
@@ -61,13 +61,15 @@ class Segments:
 
 
 @dataclass(frozen=True)
-class Label:
+class Labelling:
     """Who says which segment is better."""
 
     scorer: str = "regret"
-    """A name in `cpl_bench.scorers.SCORERS`."""
+    """A name in `cpl_bench.preferences.scorers.SCORERS`."""
     annotator: str = "oracle"
-    """A name in `cpl_bench.annotators.ANNOTATORS`."""
+    """A name in `cpl_bench.preferences.annotators.ANNOTATORS`."""
+    annotator_settings: dict[str, float] = field(default_factory=dict)
+    """Numbers that the annotator asks for, such as `error_rate` for noisy."""
     cap_steps: int = 200
     """The expert's steps to success are capped here: the cost of a state where the task is lost."""
 
@@ -84,7 +86,7 @@ class DatasetCard:
     """How many episodes are collected."""
     behaviour: Behaviour
     segments: Segments
-    label: Label = field(default_factory=Label)
+    labelling: Labelling = field(default_factory=Labelling)
     description: str = ""
     """One line for `cpl-bench list`."""
     seed: int = 0
@@ -92,7 +94,10 @@ class DatasetCard:
     stop_steps_after_success: int = 10
     """An episode of the data ends this many steps after its first success."""
     minimum_steps: int = 64
-    """No episode ends earlier than this, so that each holds a whole segment."""
+    """No episode is stopped earlier than this, so that each holds a whole segment, unless its task
+    ends before."""
+    file: str = ""
+    """The card's file, if it is none of those in datasets/."""
 
     @property
     def minari_id(self) -> str:
@@ -106,12 +111,30 @@ def load_dataset_card(name: str) -> DatasetCard:
     Raises:
         UserError: no such card (the nearest name is suggested), or a card that is wrong.
     """
-    path = Path(name) if name.endswith(".toml") else card_folder("datasets") / f"{name}.toml"
+    folder = card_folder("datasets")
+    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    if not path.is_file() and name.endswith(".toml"):
+        raise UserError(f"{path}: there is no such dataset card.")
     if not path.is_file():
         raise unknown_name("dataset", name, dataset_names(), "A dataset is a card in datasets/.")
-    card = build(DatasetCard, named_table(path.stem, path), path)
+    table = named_table(path.stem, path)
+    if path.resolve().parent != folder.resolve():
+        if path.stem in dataset_names():
+            raise UserError(
+                f"{path} has the name of an official dataset, '{path.stem}', whose data it would "
+                "overwrite. Give the file another name."
+            )
+        table |= {"file": str(path.resolve()), "task": _task_beside(table.get("task"), path)}
+    card = build(DatasetCard, table, path)
     _check_dataset_card(card, path)
     return card
+
+
+def _task_beside(task: Any, path: Path) -> Any:
+    """A task card that a card names by a path lies where that path leads from the card's folder."""
+    if isinstance(task, str) and task.endswith(".toml"):
+        return str((path.resolve().parent / task).resolve())
+    return task
 
 
 def dataset_names() -> list[str]:
@@ -121,8 +144,9 @@ def dataset_names() -> list[str]:
 
 def _check_dataset_card(card: DatasetCard, path: Path) -> None:
     behaviour = card.behaviour
-    low, high = behaviour.success_band
-    horizon, length = load_task(card.task).horizon_steps, card.segments.length
+    low, high = behaviour.score_band
+    task, length = load_task(card.task), card.segments.length
+    horizon, least, most = task.horizon_steps, *((0, 1) if task.scoring.is_share else (-inf, inf))
     problems = {
         "a card's name is made of letters, digits, - and _": not NAME.fullmatch(card.name),
         "episodes must be at least 1": card.episodes < 1,
@@ -132,10 +156,14 @@ def _check_dataset_card(card: DatasetCard, path: Path) -> None:
         "behaviour.demonstrations, clone_steps and probe_episodes must be at least 1": (
             min(behaviour.demonstrations, behaviour.clone_steps, behaviour.probe_episodes) < 1
         ),
-        "label.cap_steps must be at least 1": card.label.cap_steps < 1,
-        "behaviour.levels must name at least one success rate": not behaviour.levels,
-        "behaviour.levels must lie in [0, 1]": any(not 0 <= x <= 1 for x in behaviour.levels),
-        "behaviour.success_band must be [low, high] within [0, 1]": not 0 <= low < high <= 1,
+        "labelling.cap_steps must be at least 1": card.labelling.cap_steps < 1,
+        "behaviour.levels must name at least one score": not behaviour.levels,
+        f"behaviour.levels must lie in [{least}, {most}]": any(
+            not least <= x <= most for x in behaviour.levels
+        ),
+        f"behaviour.score_band must be [low, high] within [{least}, {most}]": (
+            not least <= low < high <= most
+        ),
         "behaviour noise must lie in [0, 10]": not (
             0 <= behaviour.action_noise <= 10 and 0 <= behaviour.demonstration_noise <= 10
         ),

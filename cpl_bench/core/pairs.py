@@ -1,6 +1,6 @@
 """Which segments are compared with which, in a file and in a batch."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int64
@@ -18,3 +18,40 @@ def pairs_within(groups: int, size: int) -> tuple[Int64[np.ndarray, "c"], Int64[
     begins = np.arange(groups, dtype=np.int64)[:, None] * size  # (groups, 1)
     first, second = np.triu_indices(size, 1)
     return (begins + first).ravel(), (begins + second).ravel()
+
+
+def pair_keys(seed: int, first: Any, second: Any) -> Any:
+    """64 random bits a pair, the same whichever of the two comes first and whoever asks when.
+
+    Two rounds of splitmix64 over (seed, the lower number, the higher one), on NumPy arrays and on
+    torch tensors alike; int64 arithmetic wraps as unsigned arithmetic does.
+
+    Args:
+        seed: decides them all.
+        first: int64 numbers of the first segments: the rows that they begin at.
+        second: of the second ones, of the same shape.
+    """
+    apart = abs(first - second)
+    low = (first + second - apart) // 2
+    return _mixed(_mixed(low * _GOLDEN + _signed(seed)) + (low + apart) * _GOLDEN)
+
+
+def uniform(keys: Any) -> Any:
+    """Numbers in [0, 1) from keys, multiples of 2⁻²⁴: the same in float32 and float64."""
+    return ((keys >> 40) & 0xFFFFFF) * 2.0**-24
+
+
+def _signed(value: int) -> int:
+    """The int64 with the same 64 bits."""
+    value &= 0xFFFFFFFFFFFFFFFF
+    return value - (1 << 64) if value >> 63 else value
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_ROUNDS = ((30, _signed(0xBF58476D1CE4E5B9)), (27, _signed(0x94D049BB133111EB)))
+
+
+def _mixed(z: Any) -> Any:
+    for shift, factor in _ROUNDS:
+        z = (z ^ ((z >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    return z ^ ((z >> 31) & ((1 << 33) - 1))

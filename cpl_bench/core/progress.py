@@ -11,13 +11,13 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def progress_bar(label: str, total: int, done: int = 0) -> tqdm:
+def progress_bar(caption: str, total: int, done: int = 0) -> tqdm:
     """The house's progress bar: appears after a second, with an ETA; quiet lines in a log file."""
     interactive = sys.stderr.isatty()
     return tqdm(
         total=total,
         initial=done,
-        desc=label,
+        desc=caption,
         delay=1,
         leave=False,
         mininterval=0.2 if interactive else 15,

@@ -1,11 +1,22 @@
-"""TOML tables become frozen dataclasses, strictly."""
+"""TOML tables become frozen dataclasses, strictly: cards, experiments, settings, records."""
 
 import tomllib
 import types
 import typing
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass, replace
+from operator import index
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Literal,
+    SupportsIndex,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from cpl_bench.core.errors import UserError, unknown_name
 
@@ -24,51 +35,99 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not readable as TOML: {problem}.") from None
 
 
-def build(kind: type[Card], table: dict[str, Any], path: Path, where: str = "") -> Card:
+def build(kind: type[Card], table: Mapping[str, Any], path: Path | str, where: str = "") -> Card:
     """The dataclass that a table describes.
 
     `path` and `where` (the table's place in the file, with a dot at its end) are for messages.
 
     Raises:
-        UserError: a key that is missing, unknown (the nearest is suggested) or of the wrong type.
+        UserError: a key that is missing, unknown (the nearest is suggested) or of the wrong type,
+            or a value that the dataclass itself refuses.
     """
     assert is_dataclass(kind)
-    hints = get_type_hints(kind)
-    known = {entry.name: entry for entry in fields(kind)}
+    _check_keys(kind, table, path, where)  # first: a key that is misspelt is missing, too
+    for entry in fields(kind):
+        required = entry.default is MISSING and entry.default_factory is MISSING
+        if required and entry.name not in table:
+            raise UserError(f"{path}: the key '{where}{entry.name}' is missing.")
+    values = _values(kind, {}, table, path, where)
+    return typing.cast(Card, _made(lambda: kind(**values), path, where))
+
+
+def replaced(card: Card, table: Mapping[str, Any], path: Path | str, where: str = "") -> Card:
+    """The dataclass with what the table says in place of what was there, nested ones likewise.
+
+    Raises:
+        UserError: as `build` does; nothing can be missing.
+    """
+    assert is_dataclass(card) and not isinstance(card, type)
+    _check_keys(type(card), table, path, where)
+    before = {entry.name: getattr(card, entry.name) for entry in fields(card)}
+    values = _values(type(card), before, table, path, where)
+    return typing.cast(Card, _made(lambda: replace(card, **values), path, where))
+
+
+def _check_keys(kind: Any, table: Mapping[str, Any], path: Path | str, where: str) -> None:
+    """Refuse a key that is no field."""
+    known = [entry.name for entry in fields(kind)]
     for key in table:
         if key not in known:
             raise UserError(
                 f"{path}: {unknown_name('key', where + key, [where + k for k in known])}"
             )
-    for name, entry in known.items():
-        required = entry.default is MISSING and entry.default_factory is MISSING
-        if required and name not in table:
-            raise UserError(f"{path}: the key '{where}{name}' is missing.")
-    values = {key: _convert(hints[key], value, path, where + key) for key, value in table.items()}
-    return typing.cast(Card, kind(**values))
 
 
-def _convert(hint: Any, value: Any, path: Path, key: str) -> Any:
+def _values(
+    kind: type, before: Mapping[str, Any], table: Mapping[str, Any], path: Path | str, where: str
+) -> dict[str, Any]:
+    """The fields that the table names, converted."""
+    hints = get_type_hints(kind)
+    values = {}
+    for key, value in table.items():
+        if is_dataclass(before.get(key)) and isinstance(value, Mapping):
+            values[key] = replaced(before[key], value, path, f"{where}{key}.")
+        else:
+            values[key] = _convert(hints[key], value, path, where + key)
+    return values
+
+
+def _made(make: typing.Callable[[], Any], path: Path | str, where: str) -> Any:
+    """What `make` makes; a refusal is told with its place, once."""
+    try:
+        return make()
+    except UserError as problem:
+        raise UserError(f"{path}: {where}{problem}") from None
+
+
+def _convert(hint: Any, value: Any, path: Path | str, key: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
-    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
+    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
         return build(hint, value, path, f"{key}.")
     if origin is Literal and value in arguments:
         return value
-    if origin is tuple and isinstance(value, list):
+    if origin is tuple and isinstance(value, list | tuple):
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return tuple(
                 _convert(arguments[0], x, path, f"{key}[{i}]") for i, x in enumerate(value)
             )
         if len(arguments) == len(value):
             return tuple(_convert(a, x, path, key) for a, x in zip(arguments, value, strict=True))
+    if origin is list and isinstance(value, list | tuple):
+        return [_convert(arguments[0], x, path, f"{key}[{i}]") for i, x in enumerate(value)]
     if origin is dict and isinstance(value, dict):
         return {k: _convert(arguments[1], v, path, f"{key}.{k}") for k, v in value.items()}
-    if origin in (Union, types.UnionType) and any(isinstance(value, a) for a in arguments):
-        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        kinds = [each for each in arguments if each is not type(None)]
+        exact = [each for each in kinds if type(value) is each]
+        return _convert((exact or kinds)[0], value, path, key)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
+    if hint is int and isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        return index(value)  # NumPy's whole numbers, too
     if isinstance(hint, type) and type(value) is hint:
         return value
     wanted = (

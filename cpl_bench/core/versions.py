@@ -5,24 +5,28 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping
-from importlib.metadata import version
-from typing import TYPE_CHECKING
+from importlib.metadata import PackageNotFoundError, version
 
 from cpl_bench.core import folders
 from cpl_bench.core.cards import TaskCard
 
-if TYPE_CHECKING:
-    pass
-
 
 def installed(task: TaskCard) -> dict[str, str]:
     """The installed versions of what a task is simulated with."""
-    return {name: version(name) for name in task.simulators}
+    return {name: _version(name) for name in task.simulators}
 
 
 def versions(simulators: Mapping[str, str]) -> dict[str, str]:
     """Installed versions of the packages behind a run."""
-    return {name: version(name) for name in ("cpl-bench", "torch", "numpy", *simulators)}
+    return {name: _version(name) for name in ("cpl-bench", "torch", "numpy", *simulators)}
+
+
+def _version(package: str) -> str:
+    """What is installed; training takes no simulator."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def commit() -> str | None:

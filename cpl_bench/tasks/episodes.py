@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cpl_bench.core.cards import TaskCard
-from cpl_bench.tasks.policies import Weights, mlp_action
-from cpl_bench.tasks.protocol import Task
+from cpl_bench.core.policy import PolicyWeights
+from cpl_bench.tasks.policies import Plan, planner
+from cpl_bench.tasks.protocol import Task, can_fork
 from cpl_bench.tasks.registry import make_task
 
 EXPERT = -1
@@ -34,8 +35,8 @@ class EpisodeRules:
     keep_steps: bool = True
     """Record observations, actions and states; rewards and successes are always kept."""
     sampled: bool = False
-    """Draw actions from the policy's Gaussian: its weights have an entry "std". Trajectories then
-    hold the actions as drawn, which the simulator was given clipped."""
+    """Draw actions from a gaussian policy. Trajectories then hold the actions as drawn, which the
+    simulator was given clipped."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Trajectory:
     """(T,) bool, after each step."""
     states: np.ndarray
     """(T+1, d) float64; (0, 0) where states are not kept."""
+    terminated: bool = False
+    """Whether the task ended with the last step; else time did, and a value goes on after it."""
 
     @property
     def succeeded(self) -> bool:
@@ -71,22 +74,38 @@ def run_episodes(
     card: TaskCard,
     seeds: Sequence[int],
     policy: int,
-    weights: Weights | None,
+    weights: PolicyWeights | None,
     rules: EpisodeRules,
 ) -> list[Trajectory]:
     """Run one episode a seed, side by side; `weights` None stands for the scripted expert."""
+    std = weights.arrays["std"] if rules.sampled and weights is not None else rules.action_noise
+    return run_plan(card, seeds, planner(weights), rules, std, policy)
+
+
+def run_plan(
+    card: TaskCard,
+    seeds: Sequence[int],
+    plan: Plan,
+    rules: EpisodeRules,
+    std: float | np.ndarray = 0.0,
+    policy: int = 0,
+) -> list[Trajectory]:
+    """Run one episode a seed, side by side, by `plan`, with noise of deviation `std`."""
     episodes = [
-        _Episode(kept_task(card, place), seed, policy, card.horizon_steps, rules, weights)
+        _Episode(kept_task(card, place), seed, policy, card.horizon_steps, rules, std)
         for place, seed in enumerate(seeds)
     ]
-    going = list(episodes)
+    going, ahead, chunk = list(episodes), 0, 1
     while going:
-        if weights is None:
-            actions = [episode.task.expert_action() for episode in going]
-        else:
-            actions = mlp_action(weights, np.stack([episode.observation for episode in going]))
-        for episode, action in zip(going, actions, strict=True):
-            episode.step(action)
+        if ahead == 0:
+            looks = np.stack([episode.observation for episode in going])
+            planned = plan([episode.task for episode in going], looks)  # (b, h, a)
+            chunk = planned.shape[1]
+            for episode, actions in zip(going, planned, strict=True):
+                episode.planned = actions
+        for episode in going:
+            episode.step(episode.planned[ahead])
+        ahead = (ahead + 1) % chunk
         going = [episode for episode in going if not episode.over]
     return [episode.trajectory() for episode in episodes]
 
@@ -101,20 +120,18 @@ class _Episode:
         policy: int,
         horizon: int,
         rules: EpisodeRules,
-        weights: Weights | None,
+        std: float | np.ndarray,
     ):
         self.task, self.seed, self.policy = task, seed, policy
-        self.rules = rules
-        self.std: float | np.ndarray = rules.action_noise
-        if rules.sampled and weights is not None:
-            self.std = weights["std"]
+        self.rules, self.std = rules, std
+        self.planned = np.zeros((0, 0))  # (h, a)
         self.noise = np.random.default_rng([seed, NOISE_STREAM])
         self.observation, _ = task.reset(seed=seed)
         self.observations, self.actions, self.states = [self.observation], [], []
         self.rewards: list[float] = []
         self.successes: list[bool] = []
         self.end = horizon
-        self.over = False
+        self.over = self.terminated = False
         self._keep_state()
 
     def step(self, action: np.ndarray) -> None:
@@ -123,14 +140,15 @@ class _Episode:
             action = action + self.noise.normal(0.0, self.std, action.shape)
         drawn = action.astype(np.float32)
         action = np.clip(drawn, -1.0, 1.0)
-        self.observation, reward, _, _, info = self.task.step(action)
+        self.observation, reward, self.terminated, cut, info = self.task.step(action)
         self.rewards.append(reward)
-        self.successes.append(info["success"])
+        success = bool(info.get("success", False))
+        self.successes.append(success)
         steps = len(self.rewards)
-        if info["success"] and rules.stop_steps_after_success is not None:
+        if success and rules.stop_steps_after_success is not None:
             stop = max(steps + rules.stop_steps_after_success, rules.minimum_steps)
             self.end = min(self.end, stop)
-        self.over = steps >= self.end
+        self.over = self.terminated or cut or steps >= self.end
         if rules.keep_steps:
             self.observations.append(self.observation)
             self.actions.append(drawn if rules.sampled else action)
@@ -147,10 +165,11 @@ class _Episode:
             rewards=np.array(self.rewards),
             successes=np.array(self.successes, bool),
             states=np.stack(self.states) if self.states else np.zeros((0, 0)),
+            terminated=bool(self.terminated),
         )
 
     def _keep_state(self) -> None:
-        if self.rules.keep_states:
+        if self.rules.keep_states and can_fork(self.task):
             self.states.append(self.task.get_state())
 
 

@@ -45,7 +45,7 @@ GAIN = 20.0  # action per metre: one unit commands 0.05 m
 
 
 class FetchTask(gymnasium.Env):
-    """One Fetch task; see `cpl_bench.tasks.Task` for what it offers beyond Gymnasium."""
+    """One Fetch task; see `cpl_bench.tasks.protocol` for what it offers beyond Gymnasium."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 25}  # noqa: RUF012
 

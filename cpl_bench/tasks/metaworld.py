@@ -44,7 +44,7 @@ warnings.filterwarnings("ignore", message="Constant", module=r"metaworld\.polici
 
 
 class MetaWorldTask(gymnasium.Env):
-    """One Meta-World task; see `cpl_bench.tasks.Task` for what it offers beyond Gymnasium."""
+    """One Meta-World task; see `cpl_bench.tasks.protocol` for what it offers beyond Gymnasium."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012
 

@@ -27,7 +27,7 @@ IMAGE_SIZE = 128  # pixels
 
 
 class PointMassTask(gymnasium.Env):
-    """The point mass; see `cpl_bench.tasks.Task` for what it offers beyond Gymnasium.
+    """The point mass; see `cpl_bench.tasks.protocol` for what it offers beyond Gymnasium.
 
     Observation (6,): position, velocity, goal. Action (2,): thrust. Reward: minus the metres to
     the goal.

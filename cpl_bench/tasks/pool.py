@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.errors import UserError
+from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.core.progress import progress_bar
 from cpl_bench.tasks.episodes import EXPERT, EpisodeRules, Trajectory
-from cpl_bench.tasks.policies import Weights
 
 EPISODES_PER_JOB = 5
 TRIES = 3
@@ -95,9 +95,9 @@ class RolloutPool:
         card: TaskCard,
         seeds: Sequence[int],
         policies: Sequence[int],
-        weights: Sequence[Weights],
+        weights: Sequence[PolicyWeights],
         rules: EpisodeRules,
-        label: str = "episodes",
+        caption: str = "episodes",
     ) -> list[Trajectory]:
         """One episode for each (seed, policy); `policies` index `weights`, or are EXPERT."""
         if len(seeds) != len(policies):
@@ -118,7 +118,7 @@ class RolloutPool:
                 about = f"{card.name}, seeds {arguments['seeds']}"
                 jobs.append(_Job(len(jobs), "run_episodes", arguments, len(chunk), about))
         done: list[Trajectory | None] = [None] * len(seeds)
-        for chunk, trajectories in zip(places, self._run(jobs, label), strict=True):
+        for chunk, trajectories in zip(places, self._run(jobs, caption), strict=True):
             for i, trajectory in zip(chunk, trajectories, strict=True):
                 done[i] = trajectory
         return [trajectory for trajectory in done if trajectory is not None]
@@ -128,7 +128,7 @@ class RolloutPool:
         card: TaskCard,
         function: str,
         arguments: Mapping[str, dict[str, Any]],
-        label: str = "forks",
+        caption: str = "forks",
     ) -> list[np.ndarray]:
         """Call a state-wise function of `cpl_bench.worker` once for each of the named `arguments`.
 
@@ -138,21 +138,21 @@ class RolloutPool:
             _Job(i, function, {"card": card, **each}, len(each["states"]), f"{card.name}, {name}")
             for i, (name, each) in enumerate(arguments.items())
         ]
-        return self._run(jobs, label)
+        return self._run(jobs, caption)
 
     def render(
-        self, card: TaskCard, seed: int, weights: Weights | None, every: int
+        self, card: TaskCard, seed: int, weights: PolicyWeights | None, every: int
     ) -> tuple[list[np.ndarray], bool]:
         """Images of one episode and whether it succeeded."""
         arguments = {"card": card, "seed": seed, "weights": weights, "every": every}
         return self._run([_Job(0, "render_episode", arguments, 1, card.name)], "video")[0]
 
-    def _run(self, jobs: list[_Job], label: str) -> list[Any]:
+    def _run(self, jobs: list[_Job], caption: str) -> list[Any]:
         """Run jobs on whichever worker is free; results in the order of `jobs`."""
         results: list[Any] = [None] * len(jobs)
         waiting = deque(jobs)
         open_jobs = len(jobs)
-        with progress_bar(label, sum(job.size for job in jobs)) as bar:
+        with progress_bar(caption, sum(job.size for job in jobs)) as bar:
             try:
                 while open_jobs:
                     self._assign(waiting)

@@ -15,53 +15,76 @@ import numpy as np
 
 from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.errors import UserError
+from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.tasks.episodes import kept_task, run_episodes
-from cpl_bench.tasks.policies import Weights, mlp_action
+from cpl_bench.tasks.policies import expert_action, planner
+from cpl_bench.tasks.protocol import Forkable, can_fork
 from cpl_bench.tasks.registry import make_task
 
 
 def expert_steps_to_success(card: TaskCard, states: np.ndarray, cap_steps: int) -> np.ndarray:
-    """From each state (n, d) roll the expert: steps until it succeeds, at most `cap_steps`."""
-    task = kept_task(card, 0)
+    """From each state (n, d) roll the expert: steps until it succeeds, at most `cap_steps`.
+
+    A termination without success costs `cap_steps`: the task is lost there.
+    """
+    task = _forkable(card)
     steps = np.full(len(states), cap_steps, np.int64)
     for i, state in enumerate(states):
         task.set_state(state)
         for step in range(1, cap_steps + 1):
-            if task.step(task.expert_action())[4]["success"]:
+            _, _, terminated, _, info = task.step(expert_action(task))
+            if info["success"]:
                 steps[i] = step
+            if info["success"] or terminated:  # what ends without success is lost
                 break
     return steps
 
 
 def expert_returns(card: TaskCard, states: np.ndarray, horizons: np.ndarray) -> np.ndarray:
-    """From each state (n, d) roll the expert for `horizons[i]` steps: its undiscounted return."""
-    task = kept_task(card, 0)
+    """From each state (n, d) roll the expert for `horizons[i]` steps, or to its end: its return."""
+    task = _forkable(card)
     returns = np.zeros(len(states))
     for i, (state, horizon) in enumerate(zip(states, horizons, strict=True)):
         task.set_state(state)
-        returns[i] = sum(float(task.step(task.expert_action())[1]) for _ in range(int(horizon)))
+        for _ in range(int(horizon)):
+            _, reward, terminated, _, _ = task.step(expert_action(task))
+            returns[i] += float(reward)
+            if terminated:
+                break
     return returns
 
 
 def render_episode(
-    card: TaskCard, seed: int, weights: Weights | None, every: int
+    card: TaskCard, seed: int, weights: PolicyWeights | None, every: int
 ) -> tuple[list[np.ndarray], bool]:
     """Images (h, w, 3) of every `every`-th step of one episode, and whether it succeeded."""
-    task = make_task(card, render_mode="rgb_array")
+    task, plan = make_task(card, render_mode="rgb_array"), planner(weights)
     observation, _ = task.reset(seed=seed)
     frames, success = [np.array(task.render())], False
+    actions = np.zeros((0, 0))
     for step in range(1, card.horizon_steps + 1):
-        action = (
-            task.expert_action() if weights is None else mlp_action(weights, observation[None])[0]
-        )
-        observation, _, _, _, info = task.step(action)
-        success |= info["success"]
-        if step % every == 0:
+        if not len(actions):
+            actions = plan([task], observation[None])[0]  # (h, a)
+        observation, _, terminated, cut, info = task.step(actions[0])
+        actions = actions[1:]
+        now = bool(info.get("success", False))
+        success |= now
+        if step % every == 0 or terminated:
             frames.append(np.array(task.render()))
-        if info["success"] and step % every == 0:
+        if (now and step % every == 0) or terminated or cut:
             break
     task.close()
     return frames, success
+
+
+def _forkable(card: TaskCard) -> Forkable:
+    task = kept_task(card, 0)
+    if not can_fork(task):
+        raise UserError(
+            f"{card.name} cannot be forked (no get_state and set_state), and regret is measured on "
+            "forks. Label with --scorer partial_return."
+        )
+    return task
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
