@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
-import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cpl_bench.core.policy import PolicyWeights
+from cpl_bench.learning.config import MethodConfig
+
 Metrics = dict[str, Tensor]
 """Plain-named detached tensors of shape (s,), one value a member."""
+
+# --- Batches ---
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class PreferenceBatch:
     """m segments of k steps for each of s members, and c comparisons among them.
 
     A segment is scored once; comparisons are pairs of positions. Paired labels, all pairs of a
-    batch, ranked answers and soft labels are all this one type.
+    batch, ranked answers, soft labels and skipped questions are all this one type.
     """
 
     step: Int[Tensor, ""]
@@ -31,25 +36,30 @@ class PreferenceBatch:
     second: Int[Tensor, "s c"]
     prefers_second: Float[Tensor, "s c"]
     """1: the second is better, 0: the first, 0.5: a tie, anything between: a soft label."""
+    weight: Float[Tensor, "s c"]
+    """What an answer counts: 1, and 0 where the annotator skipped the question."""
     rewards: Float[Tensor, "s m k"] | None = None
     """The environment's: for the methods that may see them, None where the data have none."""
+    terminated: Bool[Tensor, "s m k"] | None = None
+    """Whether the task ended with that step, so that nothing follows; None: it never does."""
     ranked: int = 0
     """K if segments iK … iK + K − 1 were ranked together and all their pairs are listed; else 0."""
 
 
 @dataclass(frozen=True)
-class Rollouts:
-    """E whole episodes of T steps by each member's own stochastic policy.
-
-    The tasks here never terminate: step T is a time limit, after which the next value counts.
-    """
+class Episodes:
+    """E whole episodes of at most T steps by each member's own stochastic policy."""
 
     observations: Float[Tensor, "s E T1 o"]
     """T1 = T + 1: the observation after the last step is there too."""
     actions: Float[Tensor, "s E T a"]
     """As drawn; the simulator was given them clipped to [−1, 1]."""
     rewards: Float[Tensor, "s E T"]
-    """The environment's."""
+    """The environment's; 0 after the end of an episode."""
+    terminated: Bool[Tensor, "s E T"]
+    """Whether the task ended with that step; after a time limit the next value counts."""
+    lengths: Int[Tensor, "s E"]
+    """Steps of each episode; what comes after them is padding."""
     successes: Bool[Tensor, "s E"]
     """Whether the episode succeeded at any step."""
 
@@ -60,54 +70,93 @@ class RolloutBatch:
 
     step: Int[Tensor, ""]
     """The training step: the counter of everything random in an update."""
-    fresh: Rollouts | None
+    fresh: Episodes | None
     """New episodes, at the first of the updates that a collection serves."""
     offline: PreferenceBatch | None = None
     """Segments of the data, for methods that mix them in."""
 
 
-Feed = Literal[
-    "segments",
-    "rewarded segments",
-    "transitions",
-    "rewarded transitions",
-    "fitting",
-    "best episodes",
-    "rollouts",
-]
-"""What a phase is fed with.
+# --- Feeds: what a phase eats, said by a value ---
 
-segments: segments of all the data, with comparisons.
-transitions: a step and the next one, drawn one by one from those segments.
-rewarded segments, rewarded transitions: the same, with true rewards.
-fitting: only those of the episodes that reward models are fitted to; the others are held out.
-best episodes: transitions of the episodes with the highest returns, as segments of one step.
-rollouts: the policy's own episodes."""
+
+@dataclass(frozen=True)
+class Segments:
+    """So many segments a member, with their comparisons."""
+
+    count: int
+    side: Literal["all", "fitting"] = "all"
+    """fitting: only episodes that reward models are fitted to; the others are held out."""
+    rewards: bool = False
+    """Whether batches hold the true rewards."""
+    ranked: bool = False
+    """Whether the comparisons must be ranked answers."""
+    least_length: int = 1
+    """Steps that a segment must have."""
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """So many single transitions of the segments a member: a step and the next one."""
+
+    count: int
+    rewards: bool = False
+    """Whether batches hold the true rewards."""
+
+
+@dataclass(frozen=True)
+class BestEpisodes:
+    """So many steps a member, of the episodes with the highest true returns, one by one."""
+
+    percent: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """The policy's own episodes: at least so many transitions a member, for so many updates."""
+
+    transitions: int
+    updates: int
+    offline: Segments | None = None
+    """What of the data comes with every update."""
+
+
+Feed = Segments | Transitions | BestEpisodes
+
+# --- Methods ---
 
 
 class Phase(NamedTuple):
-    """A stretch of training with one update rule."""
+    """A stretch of training on recorded data with one update rule."""
 
     name: str
     steps: int
-    update: Callable[[Any], Metrics]
-    """Takes a PreferenceBatch, or a RolloutBatch where it is fed with rollouts. What takes the
-    former branches on no number of the device, so that it can become a CUDA graph."""
-    feed: Feed = "segments"
+    update: Callable[[PreferenceBatch], Metrics]
+    """Branches on no number of the device, so that it can become a CUDA graph."""
+    feed: Feed
+
+
+class OnlinePhase(NamedTuple):
+    """A stretch of training on the policy's own episodes."""
+
+    name: str
+    steps: int
+    update: Callable[[RolloutBatch], Metrics]
+    feed: Rollouts
 
 
 class Algorithm(Protocol):
     """What the loop needs of a method. s members train side by side on the leading axis."""
 
-    def phases(self, total_steps: int) -> list[Phase]:
-        """The method's table of contents; the steps add up to `total_steps`."""
+    def phases(self) -> Sequence[Phase | OnlinePhase]:
+        """The method's table of contents; the steps add up to the config's."""
         ...
 
     def act(self, observations: Float[Tensor, "s b o"]) -> Float[Tensor, "s b a"]:
         """The deterministic action."""
         ...
 
-    def weights(self) -> dict[str, np.ndarray]:
+    def weights(self) -> PolicyWeights:
         """What a rollout worker needs, members on the leading axis."""
         ...
 
@@ -131,13 +180,23 @@ class RewardLearner(Protocol):
 class OnPolicy(Protocol):
     """What a method offers that learns from its own rollouts, beyond `Algorithm`."""
 
-    transitions_per_collection: int
-    """At least so many a member: see `episodes_per_collection`."""
-    updates_per_collection: int
-    """Gradient steps that one collection serves."""
-    mixes_offline: bool
-    """Whether updates also want segments of the data."""
-
-    def behaviour(self) -> dict[str, np.ndarray]:
-        """`weights()`, and under "std" the standard deviations (s, a) to draw actions with."""
+    def behaviour(self) -> PolicyWeights:
+        """`weights()` as a gaussian policy, to draw actions with."""
         ...
+
+
+C = TypeVar("C", bound=MethodConfig)
+
+
+@dataclass(frozen=True)
+class Entry(Generic[C]):
+    """A method as it is found by name: `module:ENTRY`."""
+
+    build: Callable[[C, int, int, Sequence[int], torch.device], Algorithm]
+    """(config, observation size, action size, seeds, device) → algorithm."""
+    presets: Mapping[str, C]
+    """Configs by preset, "paper" and "laptop"; their class is the method's config class."""
+    title: Callable[[C], str]
+    """What tables and figures call it with a given config."""
+    oracle: bool = False
+    """Whether it must see the true rewards."""

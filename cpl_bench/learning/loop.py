@@ -1,20 +1,34 @@
-"""The one training loop: phases over batches, with pauses for whoever wants to look.
+"""The one training loop: stretches of steps, with pauses for whoever wants to look.
 
-Batches are a function of the step, so a run that starts at a later step sees what an uninterrupted
-one would have seen.
+What a step does is a function of its number, so a run that starts at a later step does what an
+uninterrupted one would have done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cpl_bench.core.progress import progress_bar
-from cpl_bench.learning.interface import Feed, Phase
+from cpl_bench.learning.interface import Metrics, Phase, PreferenceBatch
+
+
+class Stretch(NamedTuple):
+    """A phase with its batches: what one step takes is all in `take`."""
+
+    name: str
+    steps: int
+    take: Callable[[Tensor], Metrics]
+    """Draws the step's batch and updates; given the step, an int64 scalar on the device."""
+
+
+def stretch(phase: Phase, draw: Callable[[Tensor], PreferenceBatch]) -> Stretch:
+    """A phase whose batches `draw` gives."""
+    return Stretch(phase.name, phase.steps, lambda step: phase.update(draw(step)))
 
 
 @dataclass(frozen=True)
@@ -30,28 +44,25 @@ class Pause:
 
 
 def fit(
-    phases: Sequence[Phase],
-    feeds: Mapping[Feed, Callable[[Tensor], Any]],
+    stretches: Sequence[Stretch],
     pauses: Sequence[int],
     device: torch.device,
     start_step: int = 0,
-    label: str = "training",
+    caption: str = "training",
 ) -> Iterator[Pause]:
-    """Train, yielding at each step of `pauses` and at the end of every phase.
+    """Train, yielding at each step of `pauses` and at the end of every stretch.
 
-    A feed is given the step as an int64 scalar on `device` and returns that step's batch. The
-    consumer may evaluate, write, or leave the loop; nothing is trained while it holds a pause.
+    The consumer may evaluate, write, or leave the loop; nothing is trained while it holds a pause.
     """
     wanted = set(pauses)
     step, phase_end = 0, 0
-    with progress_bar(label, sum(phase.steps for phase in phases), start_step) as bar:
-        for phase in phases:
+    with progress_bar(caption, sum(each.steps for each in stretches), start_step) as bar:
+        for phase in stretches:
             step, phase_end = phase_end, phase_end + phase.steps
             sums: dict[str, Tensor] = {}
             counted = 0
             for step in range(max(step, start_step), phase_end):  # noqa: B020
-                batch = feeds[phase.feed](torch.tensor(step, device=device))
-                metrics = phase.update(batch)
+                metrics = phase.take(torch.tensor(step, device=device))
                 for name, value in metrics.items():
                     sums[name] = sums[name] + value if name in sums else value
                 counted += 1

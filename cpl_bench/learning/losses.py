@@ -14,6 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import softplus
 
+TINY = 1e-8
+"""Least sum of weights that is divided by: with nothing that counts a mean is 0."""
+
 
 def fixed_variance_log_prob(
     mean: Float[Tensor, "*n a"], action: Float[Tensor, "*n a"]
@@ -39,15 +42,27 @@ def preference_nll(
     return prefers_second * if_second + (1 - prefers_second) * if_first
 
 
+def averaged(
+    values: Float[Tensor, "s n"], weight: Float[Tensor, "s n"] | None
+) -> Float[Tensor, " s"]:
+    """Each member's mean, an item counting as much as its weight; 0 if none counts."""
+    if weight is None:
+        return values.mean(1)
+    return (values * weight).sum(1) / weight.sum(1).clamp_min(TINY)
+
+
 def preference_accuracy(
     score_first: Float[Tensor, "s c"],
     score_second: Float[Tensor, "s c"],
     prefers_second: Float[Tensor, "s c"],
+    weight: Float[Tensor, "s c"] | None = None,
 ) -> Float[Tensor, " s"]:
     """Share of the decided comparisons (no ties) in which the preferred segment scores higher."""
     decided = (prefers_second != 0.5).float()
+    if weight is not None:
+        decided = decided * weight
     agrees = ((score_second - score_first) * (prefers_second - 0.5) > 0).float()
-    return (agrees * decided).sum(-1) / decided.sum(-1).clamp_min(1)
+    return (agrees * decided).sum(-1) / decided.sum(-1).clamp_min(TINY)
 
 
 def of_comparisons(

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cpl_bench.core.policy import PolicyWeights
+from cpl_bench.learning.config import BYTE, Optimiser, PolicyConfig
 from cpl_bench.learning.interface import Metrics, PreferenceBatch
 from cpl_bench.learning.losses import fixed_variance_log_prob
 from cpl_bench.learning.optimisers import WarmAdam
@@ -85,25 +86,20 @@ class Policy:
         self,
         observation_size: int,
         action_size: int,
-        hidden: Sequence[int],
-        dropout: float,
+        config: PolicyConfig,
         seeds: Sequence[int],
         device: torch.device,
     ):
-        sizes = [observation_size, *hidden, action_size]
+        sizes = [observation_size, *config.hidden, action_size]
         self.network = MLP(sizes, seeds, device, network=0)
         self.parameters = self.network.parameters
-        self.dropped_of_256 = round(256 * dropout)
+        self.dropped_of_256 = round(BYTE * config.dropout)
         self.keys = member_keys(seeds, device)
         self.optimisers: dict[str, WarmAdam] = {}
 
-    def add_optimiser(
-        self, phase: str, learning_rate: float, warmup_steps: int = 0, cosine_steps: int = 0
-    ) -> None:
-        """Give `phase` an Adam of its own, with fresh moments."""
-        self.optimisers[phase] = WarmAdam(
-            self.parameters, learning_rate, warmup_steps, cosine_steps
-        )
+    def add_optimiser(self, phase: str, config: Optimiser, steps: int = 0) -> None:
+        """Give `phase` an Adam of its own, with fresh moments, for so many steps."""
+        self.optimisers[phase] = WarmAdam(self.parameters, config, steps)
 
     def improve(self, phase: str, loss: Float[Tensor, " s"]) -> None:
         """One gradient step of `phase`'s optimiser on the members' losses."""
@@ -130,11 +126,12 @@ class Policy:
         with torch.no_grad():
             return self._forward(observations, None)
 
-    def weights(self) -> dict[str, np.ndarray]:
+    def weights(self) -> PolicyWeights:
         """w0 (s, o, h), b0 (s, h), …, float32."""
-        return {
+        arrays = {
             name: value.detach().cpu().numpy().copy() for name, value in self.parameters.items()
         }
+        return PolicyWeights("deterministic", arrays)
 
     def state(self) -> dict[str, Tensor]:
         """Weights and optimisers, flat."""
@@ -170,7 +167,7 @@ class Policy:
         count = x.shape[1] * x.shape[2]
         drawn = random_bytes(self.keys, step, DROPOUT_STREAM + layer, count)
         dropped = (drawn < self.dropped_of_256).view(x.shape)
-        return dropped, 256.0 / (256 - self.dropped_of_256)
+        return dropped, float(BYTE) / (BYTE - self.dropped_of_256)
 
 
 class _DroppedReLU(torch.autograd.Function):

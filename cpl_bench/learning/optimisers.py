@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cpl_bench.learning.config import Optimiser
+
 
 class WarmAdam:
     """torch's Adam over named parameters, with a linear warm-up and a flat state.
@@ -13,21 +15,13 @@ class WarmAdam:
     Every parameter has members on its leading axis.
     """
 
-    def __init__(
-        self,
-        parameters: dict[str, Tensor],
-        learning_rate: float,
-        warmup_steps: int = 0,
-        cosine_steps: int = 0,
-        largest_gradient: float = float("inf"),
-    ):
-        """Cosine: over so many steps the rate falls to 0; 0 keeps it. A member's gradient is
-        scaled down to the norm `largest_gradient`."""
-        self.cosine_steps, self.largest_gradient = cosine_steps, largest_gradient
+    def __init__(self, parameters: dict[str, Tensor], config: Optimiser, steps: int = 0):
+        """`steps`: how many will be taken, for a rate that falls by a cosine."""
+        self.config, self.cosine_steps = config, steps if config.cosine else 0
         device = next(iter(parameters.values())).device
         self.parameters = parameters
-        self.learning_rate, self.warmup_steps = learning_rate, max(warmup_steps, 1)
-        self._rate = torch.tensor(learning_rate, device=device)
+        self.warmup_steps = max(config.warmup_steps, 1)
+        self._rate = torch.tensor(config.rate, device=device)
         self._taken = torch.zeros((), device=device)
         self._adam = torch.optim.Adam(list(parameters.values()), lr=self._rate, fused=True)
 
@@ -38,10 +32,10 @@ class WarmAdam:
         if self.cosine_steps:
             way = torch.pi * (self._taken - 1) / self.cosine_steps
             share = share * (0.5 + 0.5 * way.clamp_max(torch.pi).cos())
-        self._rate.copy_(self.learning_rate * share)
+        self._rate.copy_(self.config.rate * share)
         self._adam.zero_grad(set_to_none=True)
         loss.backward()
-        if self.largest_gradient < float("inf"):
+        if self.config.largest_gradient:
             self._shorten_gradients()
         self._adam.step()
 
@@ -49,7 +43,7 @@ class WarmAdam:
         gradients = [each.grad for each in self.parameters.values() if each.grad is not None]
         squares = torch.stack([each.square().flatten(1).sum(1) for each in gradients])  # (p, s)
         norm = squares.sum(0).sqrt()  # (s,)
-        share = (self.largest_gradient / (norm + 1e-6)).clamp_max(1)
+        share = (self.config.largest_gradient / (norm + 1e-6)).clamp_max(1)
         for each in gradients:
             each.mul_(share.view(-1, *[1] * (each.ndim - 1)))
 

@@ -9,15 +9,15 @@ trunk that also clones the preferred segments.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cpl_bench.learning.config import refuse
+from cpl_bench.learning.config import RewardConfig
 from cpl_bench.learning.interface import Metrics, PreferenceBatch
 from cpl_bench.learning.losses import (
+    averaged,
     fixed_variance_log_prob,
     of_comparisons,
     preference_accuracy,
@@ -33,30 +33,6 @@ NETWORK = 100  # the first number of a reward model's networks
 ENSEMBLE_STRIDE = 0x632BE59BD9  # its ensemble begins with weights from seeds this far apart
 
 
-def check_reward(config: Any) -> None:
-    """Refuse reward settings that cannot be.
-
-    Raises:
-        UserError: the first that is wrong.
-    """
-    refuse(
-        config,
-        {
-            "reward": ("learned or true", lambda value: value in ("learned", "true")),
-            "reward_loss": ("pairs or ranking", lambda value: value in ("pairs", "ranking")),
-            "reward_ensemble": ("at least 1", lambda value: value >= 1),
-            "reward_imitation": (
-                "at least 0, and 0 without --hidden layers to share",
-                lambda value: 0 <= value < float("inf") and (not value or config.hidden),
-            ),
-            "reward_steps": (
-                "at least 1 if the reward is learned",
-                lambda value: value >= 1 or config.reward == "true",
-            ),
-        },
-    )
-
-
 class RewardModel:
     """r_θ(s, a) for s members, each the mean of an ensemble of E.
 
@@ -65,17 +41,15 @@ class RewardModel:
 
     def __init__(
         self,
-        config: Any,
+        config: RewardConfig,
         observation_size: int,
         action_size: int,
         seeds: Sequence[int],
         device: torch.device,
     ):
-        """`config` has the fields hidden, learning_rate, reward_ensemble, reward_bounded,
-        reward_imitation and reward_loss."""
-        self.config, self.size = config, config.reward_ensemble
+        self.config, self.size = config, config.ensemble
         seeds = [seed + ENSEMBLE_STRIDE * e for seed in seeds for e in range(self.size)]  # (s E)
-        if config.reward_imitation:
+        if config.imitation:
             first, *later = config.hidden
             self.networks = {
                 "trunk": MLP([observation_size, first], seeds, device, NETWORK),
@@ -85,7 +59,7 @@ class RewardModel:
         else:
             sizes = [observation_size + action_size, *config.hidden, 1]
             self.networks = {"reward": MLP(sizes, seeds, device, NETWORK)}
-        self.optimiser = WarmAdam(prefixed(self.networks), config.learning_rate)
+        self.optimiser = WarmAdam(prefixed(self.networks), config.optimiser, config.steps)
 
     def __call__(
         self, observations: Float[Tensor, "s n o"], actions: Float[Tensor, "s n a"]
@@ -101,19 +75,20 @@ class RewardModel:
             each.repeat_interleave(self.size, 0) for each in (batch.first, batch.second)
         )
         answers = batch.prefers_second.repeat_interleave(self.size, 0)
+        weight = batch.weight.repeat_interleave(self.size, 0)
         ends = of_comparisons(sums, first, second)
-        if self.config.reward_loss == "ranking":
+        if self.config.loss == "ranking":
             loss = self._ranking_loss(sums, batch)
         else:
-            loss = preference_nll(*ends, answers, 1.0).mean(1)  # (s E)
+            loss = averaged(preference_nll(*ends, answers, 1.0), weight)  # (s E)
         metrics = {
             "reward_loss": loss,
-            "reward_accuracy": preference_accuracy(*ends, answers),
+            "reward_accuracy": preference_accuracy(*ends, answers, weight),
         }
         if imitated is not None:
             costs = of_comparisons(imitated, first, second)
-            clone = preferred(*costs, answers).mean(1)
-            loss = loss + self.config.reward_imitation * clone
+            clone = averaged(preferred(*costs, answers), weight)
+            loss = loss + self.config.imitation * clone
             metrics["reward_imitation_loss"] = clone
         self.optimiser.step(loss.sum())
         return {name: self._members(value) for name, value in metrics.items()}
@@ -121,9 +96,10 @@ class RewardModel:
     def examine(self, batch: PreferenceBatch) -> Metrics:
         """Accuracy and loss of the ensemble's mean on comparisons it was not fitted to."""
         first, second = of_comparisons(self.segment_sums(batch), batch.first, batch.second)
+        answers, weight = batch.prefers_second, batch.weight
         return {
-            "held_out_accuracy": preference_accuracy(first, second, batch.prefers_second),
-            "held_out_loss": preference_nll(first, second, batch.prefers_second, 1.0).mean(1),
+            "held_out_accuracy": preference_accuracy(first, second, answers, weight),
+            "held_out_loss": averaged(preference_nll(first, second, answers, 1.0), weight),
         }
 
     def segment_sums(self, batch: PreferenceBatch) -> Float[Tensor, "s m"]:
@@ -161,26 +137,37 @@ class RewardModel:
             features = self.networks["trunk"](observations).relu()
             imitation = self.networks["imitation"](features).tanh()
         rewards = self.networks["reward"](torch.cat([features, actions], -1)).squeeze(-1)
-        return (rewards.sigmoid() if self.config.reward_bounded else rewards), imitation
+        return (rewards.sigmoid() if self.config.bounded else rewards), imitation
 
     def _ranking_loss(self, sums: Float[Tensor, "n m"], batch: PreferenceBatch) -> Tensor:
         if not batch.ranked:
             raise ValueError("a ranking loss needs ranked answers")
         shape = (-1, sums.shape[1] // batch.ranked, batch.ranked)
         within = not_worse(batch).repeat_interleave(self.size, 0)
-        return ranking_nll(sums.view(shape), within).mean(1) / batch.ranked  # an item
+        weight = of_questions(batch).repeat_interleave(self.size, 0)
+        return averaged(ranking_nll(sums.view(shape), within), weight) / batch.ranked  # an item
 
     def _members(self, values: Float[Tensor, " n"]) -> Float[Tensor, " s"]:
         return values.detach().view(-1, self.size).mean(1)
 
 
+def of_questions(batch: PreferenceBatch) -> Float[Tensor, "s q"]:
+    """What a ranked answer counts: the mean of its pairs, 0 if all of them were skipped."""
+    questions = batch.observations.shape[1] // batch.ranked
+    return batch.weight.view(len(batch.weight), questions, -1).mean(2)
+
+
 def not_worse(batch: PreferenceBatch) -> Bool[Tensor, "s q K K"]:
-    """[…, i, j]: item i of a question is at least as good as item j; true for i = j."""
+    """[…, i, j]: item i of a question is at least as good as item j; true for i = j.
+
+    Of a pair that was skipped neither is known: they stand in neither's sum.
+    """
     (s, m), size = batch.observations.shape[:2], batch.ranked
     better = torch.zeros(s, m, m, device=batch.observations.device)
     members = torch.arange(s, device=better.device)[:, None]
-    better[members, batch.first, batch.second] = 1 - batch.prefers_second
-    better[members, batch.second, batch.first] = batch.prefers_second
+    asked, answers = (batch.weight > 0).float(), batch.prefers_second
+    better[members, batch.first, batch.second] = (1 - answers) * asked
+    better[members, batch.second, batch.first] = answers * asked
     questions = better.view(s, m // size, size, m // size, size).diagonal(dim1=1, dim2=3)
     same = torch.eye(size, dtype=torch.bool, device=better.device)
     return (questions.movedim(-1, 1) >= 0.5) | same

@@ -1,10 +1,14 @@
-"""Single transitions, drawn on the device: a pure function of (member's seed, step)."""
+"""Recorded steps on the device, and single transitions drawn from them.
+
+A draw is a pure function of (member's seed, step): nothing waits for the device or branches on
+data, so it can be part of a CUDA graph.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from cpl_bench.learning.interface import PreferenceBatch
@@ -12,6 +16,68 @@ from cpl_bench.learning.random_bits import BATCH_STREAM, member_keys, uniform_in
 
 ACTION_LIMIT = 1 - 1e-5
 """Actions are clipped to ± this, as in the paper: a tanh policy reaches no further."""
+
+
+class Steps:
+    """N recorded steps on the device, copied there once for all that draw from them.
+
+    A window of k steps is a row of an overlapping view, so that a segment is gathered in one copy.
+    """
+
+    def __init__(
+        self,
+        observations: Float32[np.ndarray, "N o"],
+        actions: Float32[np.ndarray, "N a"],
+        device: torch.device | str = "cpu",
+        *,
+        rewards: Float32[np.ndarray, "N"] | None = None,
+        terminations: Bool[np.ndarray, "N"] | None = None,
+    ) -> None:
+        """Copy to the device what batches are made of.
+
+        Args:
+            observations: of every step.
+            actions: of every step; clipped here to ± ACTION_LIMIT.
+            device: where the data lie and batches appear.
+            rewards: of every step; None where there are none.
+            terminations: whether the task ended with a step; None where it never does.
+        """
+        self.count, self.device = len(observations), torch.device(device)
+        self._observations = _padded(observations, device)  # (N + 1, o)
+        self._actions = _padded(clipped(actions), device)
+        self._rewards = None if rewards is None else _padded(rewards[:, None], device)
+        self._terminated = None
+        if terminations is not None and terminations.any():
+            self._terminated = _padded(terminations[:, None].astype(np.float32), device)
+
+    @property
+    def has_rewards(self) -> bool:
+        """Whether the environment's rewards are there."""
+        return self._rewards is not None
+
+    @property
+    def terminate(self) -> bool:
+        """Whether any step ends its task."""
+        return self._terminated is not None
+
+    def observations(self, rows: Int64[Tensor, "s m"], k: int) -> Float[Tensor, "s m k o"]:
+        """Those of k steps from each of the rows on."""
+        return _windows(self._observations, rows, k)
+
+    def actions(self, rows: Int64[Tensor, "s m"], k: int) -> Float[Tensor, "s m k a"]:
+        """Those of k steps from each of the rows on."""
+        return _windows(self._actions, rows, k)
+
+    def rewards(self, rows: Int64[Tensor, "s m"], k: int) -> Float[Tensor, "s m k"]:
+        """The environment's, of k steps from each of the rows on."""
+        assert self._rewards is not None, "batches with rewards need steps with rewards"
+        return _windows(self._rewards, rows, k).squeeze(-1)
+
+    def terminated(self, rows: Int64[Tensor, "s m"], k: int) -> Bool[Tensor, "s m k"] | None:
+        """Whether each of k steps ends its task; None if no step of the data does."""
+        if self._terminated is None:
+            return None
+        return _windows(self._terminated, rows, k).squeeze(-1) > 0
 
 
 class TransitionSampler:
@@ -23,52 +89,51 @@ class TransitionSampler:
 
     def __init__(
         self,
-        observations: Float32[np.ndarray, "N o"],
-        actions: Float32[np.ndarray, "N a"],
+        steps: Steps,
         seeds: Sequence[int],
-        transitions_per_batch: int,
-        device: torch.device | str = "cpu",
+        count: int,
         *,
-        rewards: Float32[np.ndarray, "N"] | None = None,
         rows: Int64[np.ndarray, "n"] | None = None,
-        steps: int = 1,
+        following: bool = False,
+        rewards: bool = False,
     ) -> None:
-        """Copy the transitions to the device.
+        """Draw from `steps`.
 
         Args:
-            observations: of every step.
-            actions: of every step.
+            steps: on the device.
             seeds: one a member, s of them.
-            transitions_per_batch: m, transitions a member sees in a step.
-            device: where the data lie and batches appear.
-            rewards: of every step; None leaves them out of the batches.
+            count: m, transitions a member sees in a step.
             rows: which steps are drawn, one as often as it is named; None: every step.
-            steps: k, the step drawn and those after it.
+            following: whether the step after the one drawn is in the batch, too.
+            rewards: whether batches hold the environment's rewards.
         """
-        self.keys = member_keys(seeds, device)  # (s,)
-        self.transitions_per_batch = transitions_per_batch
-        self._observations = windows(observations, steps, device)
-        self._actions = windows(clipped(actions), steps, device)
-        self._rewards = None if rewards is None else windows(rewards[:, None], steps, device)
-        self._rows = torch.arange(len(self._observations), device=device)
+        self.keys = member_keys(seeds, steps.device)  # (s,)
+        self.steps, self.count, self.k, self.with_rewards = steps, count, 1 + following, rewards
+        self._rows = torch.arange(steps.count, device=steps.device)
         if rows is not None:
-            self._rows = torch.tensor(rows, device=device)
-        self._no_index = torch.empty(len(seeds), 0, dtype=torch.int64, device=device)
-        self._no_answer = torch.empty(len(seeds), 0, device=device)
+            self._rows = torch.tensor(rows, device=steps.device)
+        self._no_index = torch.empty(len(seeds), 0, dtype=torch.int64, device=steps.device)
+        self._no_answer = torch.empty(len(seeds), 0, device=steps.device)
 
     def draw(self, step: int | Int64[Tensor, ""]) -> PreferenceBatch:
         """The batch of a training step; a captured graph needs `step` as a tensor on the device."""
         step = torch.as_tensor(step, dtype=torch.int64, device=self.keys.device)
-        count, limit = self.transitions_per_batch, len(self._rows)
-        rows = self._rows[uniform_indices(self.keys, step, BATCH_STREAM, count, limit)]  # (s, m)
+        limit = len(self._rows)
+        drawn = uniform_indices(self.keys, step, BATCH_STREAM, self.count, limit)
+        rows = self._rows[drawn]  # (s, m)
+        terminated = self.steps.terminated(rows, self.k)
+        if terminated is not None:
+            terminated[..., 1:] = False  # the second step is there as what followed alone
         return PreferenceBatch(
             step=step,
-            observations=taken(self._observations, rows),
-            actions=taken(self._actions, rows),
+            observations=self.steps.observations(rows, self.k),
+            actions=self.steps.actions(rows, self.k),
             first=self._no_index,
             second=self._no_index,
             prefers_second=self._no_answer,
-            rewards=None if self._rewards is None else taken(self._rewards, rows).squeeze(-1),
+            weight=self._no_answer,
+            rewards=self.steps.rewards(rows, self.k) if self.with_rewards else None,
+            terminated=terminated,
         )
 
 
@@ -77,12 +142,15 @@ def clipped(actions: np.ndarray) -> np.ndarray:
     return np.clip(actions, -ACTION_LIMIT, ACTION_LIMIT)
 
 
-def windows(flat: np.ndarray, k: int, device: torch.device | str) -> Float[Tensor, "w k width"]:
-    """Every window of k rows as one overlapping view, so that a segment is gathered in one copy."""
-    rows = torch.tensor(flat, dtype=torch.float32, device=device)  # (N, width)
-    width = rows.shape[1]
-    return rows.as_strided((len(rows) - k + 1, k, width), (width, width, 1))
+def _padded(rows: np.ndarray, device: torch.device | str) -> Float[Tensor, "padded width"]:
+    """The rows and the last one again, so that the last step too has one that follows it."""
+    tensor = torch.empty((len(rows) + 1, rows.shape[1]), dtype=torch.float32, device=device)
+    tensor[:-1] = torch.tensor(rows, dtype=torch.float32)
+    tensor[-1] = tensor[-2]
+    return tensor
 
 
-def taken(windows: Float[Tensor, "w k width"], rows: Int64[Tensor, "s m"]) -> Tensor:
-    return windows.index_select(0, rows.flatten()).view(*rows.shape, *windows.shape[1:])
+def _windows(flat: Tensor, rows: Int64[Tensor, "s m"], k: int) -> Float[Tensor, "s m k width"]:
+    width = flat.shape[1]
+    windows = flat.as_strided((len(flat) - k + 1, k, width), (width, width, 1))
+    return windows.index_select(0, rows.flatten()).view(*rows.shape, k, width)

@@ -1,20 +1,29 @@
-"""Behaviour cloning: SFT, the paper's imitation baseline, and the clones behind datasets.
+"""Behaviour cloning: SFT, the paper's imitation baseline.
 
 SFT clones all segments, then only the preferred ones (arXiv 2310.13639v3, section 4). In a
-comparison the preferred segment counts 1; in a tie each counts ½. Deviation: the paper doesn't say
-what it does with ties, nor whether a segment that wins often counts often; here it does.
+comparison the preferred segment counts 1; in a tie each counts ½. Both phases share one Adam: its
+rate and moments go on. Deviation: the paper doesn't say what it does with ties, nor whether a
+segment that wins often counts often; here it does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from cpl_bench.learning.config import check_training
-from cpl_bench.learning.interface import Metrics, Phase, PreferenceBatch
-from cpl_bench.learning.losses import of_comparisons, preferred
+from cpl_bench.learning.config import (
+    COUNT,
+    SEGMENTS,
+    Optimiser,
+    PolicyConfig,
+    Stage,
+    refuse,
+    share_out,
+)
+from cpl_bench.learning.interface import Entry, Metrics, Phase, PreferenceBatch, Segments
+from cpl_bench.learning.losses import averaged, of_comparisons, preferred
 from cpl_bench.learning.networks import Policy
 
 
@@ -22,32 +31,21 @@ from cpl_bench.learning.networks import Policy
 class SFTConfig:
     """SFT; the defaults are the paper's for Meta-World with state observations."""
 
-    learning_rate: float = 1e-4
-    """Adam's, in both phases."""
-    hidden: tuple[int, ...] = (512, 512)
-    """Widths of the hidden layers."""
-    dropout: float = 0.25
-    """Probability of dropping a hidden unit, rounded to a multiple of 1/256."""
+    policy: PolicyConfig = PolicyConfig()
+    clone: Stage = Stage(200_000, Optimiser(1e-4))
+    """The first steps clone all segments; its optimiser goes on with the preferred ones."""
     steps: int = 500_000
     """Gradient steps in all."""
-    clone_steps: int = 200_000
-    """The first of them clone all segments, the others only preferred ones."""
-    segments_per_batch: int = 192
+    segments: int = 192
     """Segments a gradient step sees."""
 
     def __post_init__(self) -> None:
-        check_training(self)
+        refuse(self, {"steps": COUNT, "segments": SEGMENTS})
+        share_out(self.steps, "imitate", clone=self.clone.steps)
 
 
 PAPER = SFTConfig()
-LAPTOP = replace(
-    PAPER,
-    learning_rate=3e-4,
-    hidden=(256, 256),
-    steps=4000,
-    clone_steps=1500,
-    segments_per_batch=32,
-)
+LAPTOP = SFTConfig(PolicyConfig((256, 256)), Stage(1500, Optimiser(3e-4)), steps=4000, segments=32)
 
 
 class SFT:
@@ -62,24 +60,25 @@ class SFT:
         device: torch.device,
     ):
         self.config = config
-        self.policy = Policy(
-            observation_size, action_size, config.hidden, config.dropout, seeds, device
-        )
-        self.policy.add_optimiser("clone", config.learning_rate)
+        self.policy = Policy(observation_size, action_size, config.policy, seeds, device)
+        self.policy.add_optimiser("clone", config.clone.optimiser, config.steps)
         self.act, self.weights = self.policy.act, self.policy.weights
         self.state, self.load_state = self.policy.state, self.policy.load_state
 
-    def phases(self, total_steps: int) -> list[Phase]:
+    def phases(self) -> list[Phase]:
         """Clone all segments, then the preferred ones."""
-        clone_steps = min(self.config.clone_steps, total_steps)
+        clone, feed = self.config.clone.steps, Segments(self.config.segments)
         return [
-            Phase("clone", clone_steps, self.policy.clone),
-            Phase("imitate", total_steps - clone_steps, self._imitate),
+            Phase("clone", clone, self.policy.clone, feed),
+            Phase("imitate", self.config.steps - clone, self._imitate, feed),
         ]
 
     def _imitate(self, batch: PreferenceBatch) -> Metrics:
         of_segments = -self.policy.log_probs(batch).mean(2)  # (s, m)
         ends = of_comparisons(of_segments, batch.first, batch.second)
-        loss = preferred(*ends, batch.prefers_second).mean(1)
+        loss = averaged(preferred(*ends, batch.prefers_second), batch.weight)
         self.policy.improve("clone", loss)
         return {"imitation_loss": loss.detach()}
+
+
+ENTRY = Entry(SFT, {"paper": PAPER, "laptop": LAPTOP}, title=lambda config: "SFT")

@@ -12,14 +12,24 @@ one partner a segment). The warm-up after cloning is linear, as released. The la
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from cpl_bench.core.errors import UserError
-from cpl_bench.learning.config import check_training
-from cpl_bench.learning.interface import Metrics, Phase, PreferenceBatch
+from cpl_bench.learning.config import (
+    COUNT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEGMENTS,
+    Optimiser,
+    PolicyConfig,
+    Stage,
+    refuse,
+    share_out,
+)
+from cpl_bench.learning.interface import Entry, Metrics, Phase, PreferenceBatch, Segments
 from cpl_bench.learning.losses import (
+    averaged,
     of_comparisons,
     preference_accuracy,
     preference_nll,
@@ -39,43 +49,31 @@ class CPLConfig:
     """The temperature α of the segment score Σ α log π."""
     bc_weight: float = 0.0
     """Weight of an added cloning loss on the preferred segments; the paper's CPL(BC) has 1."""
-    learning_rate: float = 1e-4
-    """Adam's, in both phases."""
-    hidden: tuple[int, ...] = (512, 512)
-    """Widths of the hidden layers."""
-    dropout: float = 0.25
-    """Probability of dropping a hidden unit, rounded to a multiple of 1/256."""
+    policy: PolicyConfig = PolicyConfig()
+    clone: Stage = Stage(200_000, Optimiser(1e-4))
+    """The first steps clone all segments."""
+    contrast: Optimiser = Optimiser(1e-4, warmup_steps=10_000)
+    """Adam after cloning: fresh, and warmed up."""
     steps: int = 500_000
     """Gradient steps in all."""
-    clone_steps: int = 200_000
-    """The first of them clone all segments."""
-    warmup_steps: int = 10_000
-    """Steps over which the learning rate grows after cloning."""
-    segments_per_batch: int = 192
+    segments: int = 192
     """Segments a gradient step sees; with dense data all their pairs are compared."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.lam <= 1:
-            raise UserError(f"--lam must lie in (0, 1], not {self.lam}; 1 is plain CPL.")
-        if not 0 < self.alpha < float("inf"):
-            raise UserError(f"--alpha must be positive, not {self.alpha}.")
-        if not 0 <= self.bc_weight < float("inf"):
-            raise UserError(f"--bc-weight must not be negative, not {self.bc_weight}.")
-        if self.warmup_steps < 0:
-            raise UserError(f"--warmup-steps must not be negative, not {self.warmup_steps}.")
-        check_training(self)
+        within = ("in (0, 1] (1 is plain CPL)", lambda value: 0 < value <= 1)
+        refuse(self, {"lam": within, "alpha": POSITIVE, "bc_weight": NOT_NEGATIVE})
+        refuse(self, {"steps": COUNT, "segments": SEGMENTS})
+        share_out(self.steps, "contrast", clone=self.clone.steps)
 
 
 PAPER = CPLConfig()
-LAPTOP = replace(
-    PAPER,
+LAPTOP = CPLConfig(
     lam=0.65,
-    learning_rate=3e-4,
-    hidden=(256, 256),
+    policy=PolicyConfig((256, 256)),
+    clone=Stage(1500, Optimiser(3e-4)),
+    contrast=Optimiser(3e-4, warmup_steps=200),
     steps=4000,
-    clone_steps=1500,
-    warmup_steps=200,
-    segments_per_batch=32,
+    segments=32,
 )
 
 
@@ -91,35 +89,41 @@ class CPL:
         device: torch.device,
     ):
         self.config = config
-        self.policy = Policy(
-            observation_size, action_size, config.hidden, config.dropout, seeds, device
-        )
-        self.policy.add_optimiser("clone", config.learning_rate)
-        self.policy.add_optimiser("contrast", config.learning_rate, config.warmup_steps)
+        self.policy = Policy(observation_size, action_size, config.policy, seeds, device)
+        clone = config.clone.steps
+        self.policy.add_optimiser("clone", config.clone.optimiser, clone)
+        self.policy.add_optimiser("contrast", config.contrast, config.steps - clone)
         self.act, self.weights = self.policy.act, self.policy.weights
         self.state, self.load_state = self.policy.state, self.policy.load_state
 
-    def phases(self, total_steps: int) -> list[Phase]:
+    def phases(self) -> list[Phase]:
         """Clone all segments, then contrast them."""
-        clone_steps = min(self.config.clone_steps, total_steps)
+        clone, feed = self.config.clone.steps, Segments(self.config.segments)
         return [
-            Phase("clone", clone_steps, self.policy.clone),
-            Phase("contrast", total_steps - clone_steps, self._contrast),
+            Phase("clone", clone, self.policy.clone, feed),
+            Phase("contrast", self.config.steps - clone, self._contrast, feed),
         ]
 
     def _contrast(self, batch: PreferenceBatch) -> Metrics:
         log_probs = self.policy.log_probs(batch)  # (s, m, k)
-        first, second = of_comparisons(
-            segment_score(log_probs, self.config.alpha), batch.first, batch.second
-        )
-        contrast = preference_nll(first, second, batch.prefers_second, self.config.lam).mean(1)
+        scores = segment_score(log_probs, self.config.alpha)  # (s, m)
+        first, second = of_comparisons(scores, batch.first, batch.second)  # (s, c)
+        answers, weight = batch.prefers_second, batch.weight
+        contrast = averaged(preference_nll(first, second, answers, self.config.lam), weight)
         loss = contrast
         if self.config.bc_weight:
             ends = of_comparisons(-log_probs.mean(2), batch.first, batch.second)
-            loss = loss + self.config.bc_weight * preferred(*ends, batch.prefers_second).mean(1)
+            loss = loss + self.config.bc_weight * averaged(preferred(*ends, answers), weight)
         self.policy.improve("contrast", loss)
         return {
             "contrast_loss": contrast.detach(),
-            "accuracy": preference_accuracy(first, second, batch.prefers_second).detach(),
+            "accuracy": preference_accuracy(first, second, answers, weight).detach(),
             "log_prob": log_probs.detach().mean((1, 2)),
         }
+
+
+ENTRY = Entry(
+    CPL,
+    {"paper": PAPER, "laptop": LAPTOP},
+    title=lambda config: f"CPL(λ={config.lam:g})" if config.lam < 1 else "CPL",
+)

@@ -9,12 +9,12 @@ episode over and over, this doesn't.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from cpl_bench.learning.config import check_training, refuse
-from cpl_bench.learning.interface import Phase
+from cpl_bench.learning.config import COUNT, Optimiser, PolicyConfig, refuse
+from cpl_bench.learning.interface import BestEpisodes, Entry, Phase
 from cpl_bench.learning.networks import Policy
 
 
@@ -24,30 +24,20 @@ class PercentBCConfig:
 
     percent: float = 10.0
     """Share of the episodes that is cloned, those with the highest returns."""
-    learning_rate: float = 1e-4
-    """Adam's."""
-    hidden: tuple[int, ...] = (512, 512)
-    """Widths of the hidden layers."""
-    dropout: float = 0.25
-    """Probability of dropping a hidden unit, rounded to a multiple of 1/256."""
+    policy: PolicyConfig = PolicyConfig()
+    optimiser: Optimiser = Optimiser(1e-4)
     steps: int = 500_000
     """Gradient steps."""
-    transitions_per_batch: int = 1024
+    transitions: int = 1024
     """Transitions a gradient step sees."""
 
     def __post_init__(self) -> None:
-        check_training(self)
-        refuse(
-            self,
-            {
-                "percent": ("in (0, 100]", lambda value: 0 < value <= 100),
-                "transitions_per_batch": ("at least 1", lambda value: value >= 1),
-            },
-        )
+        within = ("in (0, 100]", lambda value: 0 < value <= 100)
+        refuse(self, {"percent": within, "steps": COUNT, "transitions": COUNT})
 
 
 PAPER = PercentBCConfig()
-LAPTOP = replace(PAPER, learning_rate=3e-4, hidden=(256, 256), steps=4000)
+LAPTOP = PercentBCConfig(policy=PolicyConfig((256, 256)), optimiser=Optimiser(3e-4), steps=4000)
 
 
 class PercentBC:
@@ -61,13 +51,21 @@ class PercentBC:
         seeds: Sequence[int],
         device: torch.device,
     ):
-        self.policy = Policy(
-            observation_size, action_size, config.hidden, config.dropout, seeds, device
-        )
-        self.policy.add_optimiser("clone", config.learning_rate)
+        self.config = config
+        self.policy = Policy(observation_size, action_size, config.policy, seeds, device)
+        self.policy.add_optimiser("clone", config.optimiser, config.steps)
         self.act, self.weights = self.policy.act, self.policy.weights
         self.state, self.load_state = self.policy.state, self.policy.load_state
 
-    def phases(self, total_steps: int) -> list[Phase]:
+    def phases(self) -> list[Phase]:
         """Clone the best episodes."""
-        return [Phase("clone", total_steps, self.policy.clone, "best episodes")]
+        feed = BestEpisodes(self.config.percent, self.config.transitions)
+        return [Phase("clone", self.config.steps, self.policy.clone, feed)]
+
+
+ENTRY = Entry(
+    PercentBC,
+    {"paper": PAPER, "laptop": LAPTOP},
+    title=lambda config: f"{config.percent:g}%BC",
+    oracle=True,
+)
