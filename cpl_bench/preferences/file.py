@@ -81,9 +81,10 @@ def _parse_info(metadata: dict[str, str], path: Path) -> PreferenceInfo:
         raise UserError(f"{path}: the metadata are no JSON object. Make it again.")
     version = table.pop("format_version", None)
     if version != FORMAT_VERSION:
+        command = table.get("command") or "cpl-bench label"
         raise UserError(
             f"{path}: expected format version {FORMAT_VERSION}, got {version}. Make it again with "
-            "`cpl-bench label`, or read it with the cpl_bench that wrote it."
+            f"`{command}`, or read it with the cpl_bench that wrote it."
         )
     kinds = {entry.name: _kind(entry.type) for entry in fields(PreferenceInfo)}
     wrong = [name for name, kind in kinds.items() if type(table.get(name)) is not kind]

@@ -9,22 +9,25 @@ million of them cost eight bytes each (and eight for the score):
     scores              0.3               0.7                               higher is better
     first, second       0                 1                                 a comparison by position
     prefers_second      1.0                                                 the second is better
+    weight              1.0                                                 0: a skipped question
 
 Sparse data list their comparisons. Ranked data list all K(K − 1)/2 pairs of each question, whose K
 segments are neighbours: question i is about segments iK … iK + K − 1, and fewer than K segments at
 the end are in none. Dense data list none: any two segments are comparable, and the annotator named
-in `info` answers from their scores.
+in `info` answers from their scores. People give no scores: then there are none in the file.
 """
 
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
 from cpl_bench.core.pairs import Pairs
+from cpl_bench.core.score import Score
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class PreferenceInfo:
     card: str
     """The dataset card's name; empty for imported data."""
     task: str
-    """The task card's name."""
+    """The task card's name or path; empty for data without a simulator."""
     segment_length: int
     """Steps in a segment."""
     pairs: Pairs
@@ -47,7 +50,9 @@ class PreferenceInfo:
     annotator: str
     scorer_settings: dict[str, Any] = field(default_factory=dict)
     annotator_settings: dict[str, Any] = field(default_factory=dict)
-    """What the annotator was asked with: `ranked_size`, K, for ranked data."""
+    """What the annotator was asked with."""
+    ranked_size: int = 0
+    """K, the segments of a question in ranked data; 0 for other data."""
     seeds: dict[str, int] = field(default_factory=dict)
     """What each seed decided, and the seed."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -58,12 +63,7 @@ class PreferenceInfo:
     @property
     def title(self) -> str:
         """What messages call the data."""
-        return self.card or self.source
-
-    @property
-    def ranked_size(self) -> int:
-        """K, the segments of a question in ranked data; 0 for other data."""
-        return self.annotator_settings.get("ranked_size", 0) if self.pairs == "ranked" else 0
+        return self.card or self.source or "the data"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +75,18 @@ class Preferences:
     episode_ends: Int64[np.ndarray, "E"]
     """The row after each episode's last, increasing; the last is N."""
     segment_starts: Int64[np.ndarray, "n"]
-    scores: Float64[np.ndarray, "n"]
-    """The scorer's opinion of each segment, higher is better."""
     first: Int64[np.ndarray, "c"]
     """Positions among the n segments; c = 0 for dense data."""
     second: Int64[np.ndarray, "c"]
     prefers_second: Float32[np.ndarray, "c"]
     """1: the second is better, 0: the first, 0.5: a tie, anything between: a soft label."""
     info: PreferenceInfo
+    scores: Float64[np.ndarray, "n"] | None = None
+    """The scorer's opinion of each segment, higher is better; None where people answered."""
+    weight: Float32[np.ndarray, "c"] | None = None
+    """What each answer counts, 0 for a skipped question; None: all count 1."""
+    terminations: UInt8[np.ndarray, "N"] | None = None
+    """1 on each step that ended its task, an episode's last; None: only time ended episodes."""
     rewards: Float32[np.ndarray, "N"] | None = None
     """Optional: the environment's of each step; for baselines and comparison, not for labels."""
     successes: UInt8[np.ndarray, "N"] | None = None
@@ -111,7 +115,23 @@ class Preferences:
         )
 
 
-def success_rate(preferences: Preferences) -> float | None:
-    """Share of the recorded episodes that succeeded at any step; None if the file doesn't say."""
-    successes = preferences.episode_successes
-    return None if successes is None else float(successes.mean())
+def arrays_hash(preferences: Preferences) -> str:
+    """SHA-256 over every array, by name: what tells two sets of one's own data apart."""
+    digest = hashlib.sha256()
+    for entry in fields(preferences):
+        array = getattr(preferences, entry.name)
+        if isinstance(array, np.ndarray):
+            digest.update(f"{entry.name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def behaviour_score(preferences: Preferences, scoring: Score) -> float | None:
+    """What the recorded episodes achieved on average; None if the file doesn't say."""
+    successes, rewards = preferences.episode_successes, preferences.rewards
+    if scoring.is_success:
+        return None if successes is None else float(successes.mean())
+    if rewards is None:
+        return None
+    returns = np.add.reduceat(rewards, preferences.episode_starts, dtype=np.float64)
+    return float(scoring.of(np.zeros(len(returns)), returns).mean())

@@ -11,12 +11,13 @@ from cpl_bench.core.cards import load_task
 from cpl_bench.core.dataset_cards import DatasetCard
 from cpl_bench.core.files import atomic_path
 from cpl_bench.core.progress import say
+from cpl_bench.preferences.annotators import ask
 from cpl_bench.preferences.file import load_preferences
 from cpl_bench.preferences.format import Preferences
-from cpl_bench.preferences.scorers import SCORERS
+from cpl_bench.preferences.scorers import find_scorer
 from cpl_bench.preferences.segments import segments_of
 from cpl_bench.tasks.pool import RolloutPool
-from cpl_bench.trajectories.dataset import TrajectorySet
+from cpl_bench.trajectories.dataset import TrajectorySet, scores_of
 from cpl_bench.trajectories.formats.minari import read_trajectories
 
 SAMPLED_PAIRS = 200_000
@@ -37,7 +38,8 @@ def inspect(
     segments = segments_of(source, preferences.segment_starts, preferences.info.segment_length)
     for name in scorers:
         if name not in (*others, preferences.info.scorer):
-            others[name] = SCORERS[name](segments, load_task(card.task), card.label, pool)
+            scorer = find_scorer(name)
+            others[name] = scorer(segments, load_task(card.task), card.labelling, pool)
     others.pop(preferences.info.scorer, None)
     for line in _describe(card, source, preferences, others):
         say(line)
@@ -56,19 +58,27 @@ def _describe(
     others: dict[str, np.ndarray],
 ) -> list[str]:
     info, scores = preferences.info, preferences.scores
+    assert scores is not None, "what a card labels has scores"
+    task = load_task(card.task)
+    scoring, achieved = task.scoring, float(np.mean(scores_of(task, source.trajectories)))
+    ended = np.mean([each.terminated for each in source.trajectories])
     lengths = np.diff(preferences.episode_ends, prepend=0)
     first, second = _pairs(preferences)
     tied = scores[first] == scores[second]
-    low, high = card.behaviour.success_band
+    low, high = card.behaviour.score_band
     lines = [
         f"dataset        {card.name}: {card.task}, seed {card.seed}",
         f"episodes       {len(lengths):,} ({lengths.min()} to {lengths.max()} steps, mean "
         f"{lengths.mean():.0f}); {len(preferences.observations):,} steps",
         f"observations   {preferences.observations.shape}, actions {preferences.actions.shape}",
-        f"success        {source.success_rate:.1%} (the card wants {low:.0%} to {high:.0%})",
+        f"{scoring.name:<15}{scoring.shown(achieved)}{scoring.unit} (the card wants "
+        f"{scoring.shown(low, 0)} to {scoring.shown(high, 0)}{scoring.unit})",
+        *([f"terminated     {ended:.1%} of the episodes"] if ended else []),
+        *([f"references     {task.references}"] if task.references else []),
         *(
-            f"  level {level['wanted']:.0%}     clone at step {level['step']}, measured "
-            f"{level['measured']:.0%}, {_share(source, i):.0%} of the episodes"
+            f"  level {scoring.shown(level['wanted'], 0) + scoring.unit:<9}clone at step "
+            f"{level['step']}, measured {scoring.shown(level['measured'], 0)}{scoring.unit}, "
+            f"{_share(source, i):.0%} of the episodes"
             for i, level in enumerate(source.record.get("levels", []))
         ),
         f"segments       {len(scores):,} of {info.segment_length} steps; {info.pairs}: "
@@ -79,6 +89,8 @@ def _describe(
         + f"; mean {scores.mean():.1f}, std {scores.std():.1f}",
         f"ties           {tied.mean():.1%} of the comparisons",
     ]
+    if skipped := float(np.mean(ask(preferences, first, second).weight == 0)):
+        lines.append(f"skipped        {skipped:.1%} of the comparisons")
     for name, values in others.items():
         decided = ~tied & (values[first] != values[second])
         agree = (values[second] > values[first]) == (scores[second] > scores[first])
@@ -125,6 +137,7 @@ def _draw(path: Path, preferences: Preferences, returns: np.ndarray | None) -> N
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 1 if returns is None else 2, squeeze=False)[0]
     histogram, scatter = panels[0], panels[-1]
+    assert preferences.scores is not None, "what a card labels has scores"
     histogram.hist(preferences.scores, bins=60, color="#4477aa")
     histogram.set_xlabel(f"{info.scorer} score of a segment (higher is better)")
     histogram.set_ylabel("segments")

@@ -43,7 +43,9 @@ def best_episodes(
     returns = np.add.reduceat(rewards, starts, dtype=np.float64)  # (E,)
     if preferences.episode_successes is not None:
         left = np.maximum(horizon_steps - (ends - starts), 0)
-        returns += preferences.episode_successes * left * rewards[ends - 1]
+        ended = preferences.terminations
+        going_on = 1 if ended is None else 1 - ended[ends - 1]  # nothing follows a termination
+        returns += preferences.episode_successes * going_on * left * rewards[ends - 1]
     count = max(1, round(len(ends) * percent / 100))
     chosen = np.zeros(len(ends), bool)
     chosen[np.argsort(-returns, kind="stable")[:count]] = True

@@ -25,14 +25,16 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cpl_bench.core import plugins
 from cpl_bench.core.cards import TaskCard
-from cpl_bench.core.dataset_cards import Label
+from cpl_bench.core.dataset_cards import Labelling
+from cpl_bench.core.errors import UserError
 from cpl_bench.preferences.segments import SegmentSet
 from cpl_bench.tasks.pool import RolloutPool
 
 
 def partial_return(
-    segments: SegmentSet, task: TaskCard, label: Label, pool: RolloutPool
+    segments: SegmentSet, task: TaskCard, labelling: Labelling, pool: RolloutPool
 ) -> np.ndarray:
     """Σ r over the segment, undiscounted, (n,)."""
     sums = [np.concatenate([[0.0], np.cumsum(each.rewards)]) for each in segments.trajectories]
@@ -46,8 +48,10 @@ def partial_return(
     )
 
 
-def regret(segments: SegmentSet, task: TaskCard, label: Label, pool: RolloutPool) -> np.ndarray:
-    """Minus the steps lost on the way to success, (n,), ≤ 0; T is capped at `label.cap_steps`."""
+def regret(
+    segments: SegmentSet, task: TaskCard, labelling: Labelling, pool: RolloutPool
+) -> np.ndarray:
+    """Minus the steps lost on the way to success, (n,), ≤ 0; T is at most `cap_steps`."""
     success_states = np.array(  # the number of the first state after a success
         [each.steps_to_success if each.succeeded else np.inf for each in segments.trajectories]
     )
@@ -58,15 +62,16 @@ def regret(segments: SegmentSet, task: TaskCard, label: Label, pool: RolloutPool
         task,
         pool,
         "expert_steps_to_success",
-        lambda states: {"cap_steps": label.cap_steps},
+        lambda states: {"cap_steps": labelling.cap_steps},
         skip=lambda states: states >= success_state,
+        lost=labelling.cap_steps,
         refine=lambda episode, states, steps: _best_known(states, steps, success_states[episode]),
     )
     return -(spent + at_end - at_start)
 
 
 def return_regret(
-    segments: SegmentSet, task: TaskCard, label: Label, pool: RolloutPool
+    segments: SegmentSet, task: TaskCard, labelling: Labelling, pool: RolloutPool
 ) -> np.ndarray:
     """Minus the reward lost against the expert until the horizon, undiscounted, (n,)."""
     at_start, at_end = _at_both_ends(
@@ -77,7 +82,7 @@ def return_regret(
         lambda states: {"horizons": np.maximum(task.horizon_steps - states, 0)},
         skip=lambda states: states >= task.horizon_steps,
     )
-    return partial_return(segments, task, label, pool) + at_end - at_start
+    return partial_return(segments, task, labelling, pool) + at_end - at_start
 
 
 def _best_known(states: np.ndarray, steps: np.ndarray, success_state: float) -> np.ndarray:
@@ -90,15 +95,27 @@ def _best_known(states: np.ndarray, steps: np.ndarray, success_state: float) -> 
     return best
 
 
-Scorer = Callable[[SegmentSet, TaskCard, Label, RolloutPool], np.ndarray]
+Scorer = Callable[[SegmentSet, TaskCard, Labelling, RolloutPool], np.ndarray]
 
 
+GROUP = "cpl_bench.scorers"
+FORKING = ("regret", "return_regret")
+"""Those that fork the simulator and roll its expert."""
 SCORERS: dict[str, Scorer] = {
     "regret": regret,
     "return_regret": return_regret,
     "partial_return": partial_return,
 }
-"""What `label --scorer` and a dataset card may name."""
+"""What `label --scorer` and a dataset card may name, besides `module:function`."""
+
+
+def find_scorer(name: str) -> Scorer:
+    """The scorer called `name`, or anybody's `module:function`.
+
+    Raises:
+        UserError: there is none.
+    """
+    return plugins.find_function("scorer", name, SCORERS, GROUP)
 
 
 def _at_both_ends(
@@ -108,19 +125,28 @@ def _at_both_ends(
     function: str,
     settings: Callable[[np.ndarray], dict[str, object]],
     skip: Callable[[np.ndarray], np.ndarray],
+    lost: float = 0.0,
     refine: Callable[[int, np.ndarray, np.ndarray], np.ndarray] = lambda episode, states, x: x,
 ) -> tuple[np.ndarray, np.ndarray]:
     """An expert's value of the segments' first and last states, 0 where `skip` says so.
 
+    From a state in which the task has ended nobody goes on: there it is `lost`.
     Every state is rolled from once, however many segments share it; the forks of an episode go to
     one worker together. `refine` may better the values of an episode's states, in ascending order.
     """
     values = []
     wanted: dict[int, set[int]] = {}
+    ends = np.array([len(e.rewards) if e.terminated else -1 for e in segments.trajectories])
+    ended = ends[segments.episodes]
     for states in (segments.offsets, segments.ends):
-        for episode, state, known in zip(segments.episodes, states, skip(states), strict=True):
-            if not known:
-                wanted.setdefault(int(episode), set()).add(int(state))
+        known = skip(states) | (states == ended)
+        for episode, state in zip(segments.episodes[~known], states[~known], strict=True):
+            wanted.setdefault(int(episode), set()).add(int(state))
+    if any(not len(segments.trajectories[episode].states) for episode in wanted):
+        raise UserError(
+            f"The trajectories of {task.name} hold no simulator states, and regret is measured by "
+            "forking there. Label with --scorer partial_return."
+        )
     numbers = {episode: np.array(sorted(states)) for episode, states in sorted(wanted.items())}
     calls = {
         f"episode {episode} (seed {segments.trajectories[episode].seed})": {
@@ -129,7 +155,7 @@ def _at_both_ends(
         }
         for episode, states in numbers.items()
     }
-    results = pool.forks(task, function, calls, label=f"expert rollouts on {task.name}")
+    results = pool.forks(task, function, calls, caption=f"expert rollouts on {task.name}")
     rolled = {
         (episode, int(state)): float(value)
         for (episode, states), found in zip(numbers.items(), results, strict=True)
@@ -137,5 +163,6 @@ def _at_both_ends(
     }
     for states in (segments.offsets, segments.ends):
         places = zip(segments.episodes, states, strict=True)
-        values.append(np.array([rolled.get((int(e), int(t)), 0.0) for e, t in places]))
+        found = np.array([rolled.get((int(e), int(t)), 0.0) for e, t in places])
+        values.append(np.where(~skip(states) & (states == ended), lost, found))
     return values[0], values[1]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import numpy as np
 
-from cpl_bench.core.errors import UserError, unknown_name
+from cpl_bench.core.errors import UserError
 from cpl_bench.core.pairs import Pairs, pairs_within
-from cpl_bench.preferences.annotators import ANNOTATORS
-
-if TYPE_CHECKING:
-    from cpl_bench.preferences.format import Preferences
+from cpl_bench.preferences.annotators import check_name
+from cpl_bench.preferences.format import Preferences
 
 LAYOUT = {
     "observations": ("N o", np.float32),
@@ -23,9 +21,11 @@ LAYOUT = {
     "first": ("c", np.int64),
     "second": ("c", np.int64),
     "prefers_second": ("c", np.float32),
+    "weight": ("c", np.float32),
     "successes": ("N", np.uint8),
+    "terminations": ("N", np.uint8),
 }
-OPTIONAL = ("rewards", "successes")
+OPTIONAL = ("rewards", "scores", "weight", "successes", "terminations")
 
 
 def verify(preferences: Preferences, where: str = "preferences") -> None:
@@ -66,12 +66,24 @@ def verify(preferences: Preferences, where: str = "preferences") -> None:
         _verify_questions(preferences, where)
     answers = preferences.prefers_second
     _refuse(~((answers >= 0) & (answers <= 1)), answers, where, "prefers_second", "in [0, 1]")
+    weight = preferences.weight
+    if weight is not None:
+        _refuse(~((weight >= 0) & (weight <= 1)), weight, where, "weight", "in [0, 1]")
+        if len(weight) and not weight.any():
+            raise UserError(f"{where}: every question was skipped; there is nothing to learn from.")
     for name in ("observations", "actions", "rewards", "scores"):
         values = getattr(preferences, name)
         if values is not None and not (np.isfinite(values.min()) and np.isfinite(values.max())):
             _refuse(~np.isfinite(values), values, where, name, "finite")
-    if preferences.successes is not None:
-        _refuse(preferences.successes > 1, preferences.successes, where, "successes", "0 or 1")
+    for name in ("successes", "terminations"):
+        values = getattr(preferences, name)
+        if values is not None:
+            _refuse(values > 1, values, where, name, "0 or 1")
+    ended = preferences.terminations
+    if ended is not None:
+        early = ended.copy()
+        early[ends - 1] = 0
+        _refuse(early > 0, ended, where, "terminations", "0 but on an episode's last step")
 
 
 def _verify_layout(preferences: Preferences, where: str) -> None:
@@ -102,6 +114,11 @@ def _verify_layout(preferences: Preferences, where: str) -> None:
         raise UserError(
             f"{where}: pairs must be {' or '.join(get_args(Pairs))}, got {info.pairs!r}."
         )
+    if info.pairs != "ranked" and info.ranked_size:
+        raise UserError(
+            f"{where}: a ranked_size is for ranked data only, and these are {info.pairs}; got "
+            f"{info.ranked_size}."
+        )
     if info.pairs == "sparse" and comparisons == 0:
         raise UserError(f"{where}: sparse data must list at least one comparison, got none.")
     if info.pairs == "dense" and comparisons > 0:
@@ -111,9 +128,18 @@ def _verify_layout(preferences: Preferences, where: str) -> None:
         )
     if info.pairs == "dense" and len(preferences.segment_starts) < 2:
         raise UserError(f"{where}: comparing takes at least 2 segments, got 1.")
-    if info.pairs == "dense" and info.annotator not in ANNOTATORS:
-        problem = unknown_name("annotator", info.annotator, ANNOTATORS)
-        raise UserError(f"{where}: dense data are answered by their annotator. {problem}")
+    if info.pairs == "dense":
+        if preferences.scores is None:
+            raise UserError(
+                f"{where}: dense data are answered from scores, and there are none; list the "
+                "comparisons that were answered, with pairs = sparse."
+            )
+        try:
+            check_name(info.annotator, info.annotator_settings)
+        except UserError as problem:
+            raise UserError(
+                f"{where}: dense data are answered by their annotator. {problem}"
+            ) from None
 
 
 def _verify_questions(preferences: Preferences, where: str) -> None:
@@ -121,7 +147,7 @@ def _verify_questions(preferences: Preferences, where: str) -> None:
     size, segments = preferences.info.ranked_size, len(preferences.segment_starts)
     if type(size) is not int or not 2 <= size <= segments:
         raise UserError(
-            f"{where}: ranked data must say in annotator_settings a ranked_size, segments of a "
+            f"{where}: ranked data must say a ranked_size, segments of a "
             f"question, of 2 to {segments}; got {size!r}."
         )
     questions = segments // size

@@ -17,12 +17,13 @@ import numpy as np
 from cpl_bench.core.cards import TaskCard, load_task
 from cpl_bench.core.dataset_cards import DatasetCard
 from cpl_bench.core.folders import data_root
+from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.core.progress import say
 from cpl_bench.core.seeds import episode_seeds
 from cpl_bench.core.versions import installed
 from cpl_bench.tasks.episodes import EXPERT, EpisodeRules
-from cpl_bench.tasks.policies import Weights
 from cpl_bench.tasks.pool import RolloutPool
+from cpl_bench.trajectories.dataset import scores_of
 
 CLONE_VERSION = 2  # raise it when a clone of the same recipe would come out differently
 FIRST_STOP, STOP_RATIO, STRIDE = 5, 1.15, 5
@@ -36,12 +37,12 @@ ENOUGH_ABOVE = 0.05  # training ends at a stop that exceeds the highest level by
 class Clone:
     """One clone of the expert, stopped at the levels of a card."""
 
-    weights: list[Weights]
-    """One policy a level."""
+    policies: list[PolicyWeights]
+    """One a level."""
     steps: list[int]
     """Gradient steps at each."""
-    success: list[float]
-    """Measured success rate of each, with the card's action noise."""
+    score: list[float]
+    """Measured mean score of each, with the card's action noise."""
 
 
 def make_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
@@ -52,10 +53,12 @@ def make_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
     if clone is None:
         clone = _train_clone(card, task, pool)
         _write_clone(path, clone)
-    for wanted, step, success in zip(
-        card.behaviour.levels, clone.steps, clone.success, strict=True
-    ):
-        say(f"  level {wanted:.0%}: the clone at step {step} succeeds in {success:.0%}")
+    scoring = task.scoring
+    for wanted, step, score in zip(card.behaviour.levels, clone.steps, clone.score, strict=True):
+        say(
+            f"  level {scoring.shown(wanted, 0)}{scoring.unit}: the clone at step {step} has a "
+            f"{scoring.name} of {scoring.shown(score, 0)}{scoring.unit}"
+        )
     return clone
 
 
@@ -63,9 +66,9 @@ def recipe(card: DatasetCard) -> dict[str, Any]:
     """Everything that decides the clone of a card, as JSON has it."""
     task = load_task(card.task)
     decisive = {
-        "behaviour": asdict(card.behaviour) | {"success_band": None},
+        "behaviour": {k: v for k, v in asdict(card.behaviour).items() if k != "score_band"},
         "rules": [card.seed, card.stop_steps_after_success, card.minimum_steps],
-        "task": [task.suite, task.source_id, task.horizon_steps, installed(task)],
+        "task": [task.suite, task.source_id, task.horizon_steps, task.score, installed(task)],
         "version": CLONE_VERSION,
     }
     return json.loads(json.dumps(decisive))
@@ -74,9 +77,11 @@ def recipe(card: DatasetCard) -> dict[str, Any]:
 def _train_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
     import torch
 
-    from cpl_bench.learning.algos.bc import SFT, SFTConfig
-    from cpl_bench.learning.loop import fit
-    from cpl_bench.learning.transitions import TransitionSampler
+    from cpl_bench.learning.config import Optimiser, PolicyConfig
+    from cpl_bench.learning.interface import Phase, Segments
+    from cpl_bench.learning.loop import fit, stretch
+    from cpl_bench.learning.networks import Policy
+    from cpl_bench.learning.transitions import Steps, TransitionSampler
 
     behaviour = card.behaviour
     demonstrations = pool.episodes(
@@ -89,23 +94,24 @@ def _train_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
             stop_steps_after_success=card.stop_steps_after_success,
             minimum_steps=card.minimum_steps,
         ),
-        label="demonstrations",
+        caption="demonstrations",
     )
     observations = np.concatenate([each.observations[:-1] for each in demonstrations])
     actions = np.concatenate([each.actions for each in demonstrations])
-    device = torch.device("cpu")
-    config = SFTConfig(LEARNING_RATE, HIDDEN, 0.0, behaviour.clone_steps, behaviour.clone_steps)
+    device, seeds = torch.device("cpu"), [card.seed]
     search = _LevelSearch(card, task, pool)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums, and so the data, would depend on the number of processors
     try:
-        algorithm = SFT(config, observations.shape[1], actions.shape[1], [card.seed], device)
-        sampler = TransitionSampler(observations, actions, [card.seed], BATCH_TRANSITIONS, device)
-        pauses = _geometric(behaviour.clone_steps)
-        phases = algorithm.phases(behaviour.clone_steps)
-        for pause in fit(phases, {"segments": sampler.draw}, pauses, device, label="clone"):
-            weights = {name: value[0] for name, value in algorithm.weights().items()}
-            if search.add(pause.step, weights):
+        sizes, network = (observations.shape[1], actions.shape[1]), PolicyConfig(HIDDEN, 0.0)
+        policy = Policy(*sizes, network, seeds, device)
+        policy.add_optimiser("clone", Optimiser(LEARNING_RATE))
+        steps = Steps(observations, actions, device)
+        sampler = TransitionSampler(steps, seeds, BATCH_TRANSITIONS)
+        phase = Phase("clone", behaviour.clone_steps, policy.clone, Segments(BATCH_TRANSITIONS))
+        cloning, pauses = [stretch(phase, sampler.draw)], _geometric(behaviour.clone_steps)
+        for pause in fit(cloning, pauses, device, caption="clone"):
+            if search.add(pause.step, policy.weights().members()[0]):
                 break
     finally:
         torch.set_num_threads(threads)
@@ -113,7 +119,7 @@ def _train_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
     return Clone(
         [search.policies[i] for i in chosen],
         [search.steps[i] for i in chosen],
-        [search.success[i] for i in chosen],
+        [search.score[i] for i in chosen],
     )
 
 
@@ -124,11 +130,11 @@ class _LevelSearch:
         self.task, self.pool, self.recipe = task, pool, card.behaviour
         self.seeds = episode_seeds("clone probe", card.behaviour.probe_episodes, card.seed)
         self.steps: list[int] = []
-        self.policies: list[Weights] = []
-        self.success: dict[int, float] = {}
-        """Measured success by the stop's number."""
+        self.policies: list[PolicyWeights] = []
+        self.score: dict[int, float] = {}
+        """Measured mean score by the stop's number."""
 
-    def add(self, step: int, weights: Weights) -> bool:
+    def add(self, step: int, weights: PolicyWeights) -> bool:
         """Note a stop; every STRIDE-th is measured. True: no level lies higher."""
         self.steps.append(step)
         self.policies.append(weights)
@@ -140,8 +146,8 @@ class _LevelSearch:
 
     def nearest(self, level: float) -> int:
         """Bisect between the measured stops around `level`, then take the nearest measured."""
-        measured = sorted(self.success)
-        above = [number for number in measured if self.success[number] >= level]
+        measured = sorted(self.score)
+        above = [number for number in measured if self.score[number] >= level]
         if above and above[0] > 0:
             high = above[0]
             low = max(number for number in measured if number < high)
@@ -149,24 +155,25 @@ class _LevelSearch:
                 middle = (low + high) // 2
                 low, high = (low, middle) if self._measure(middle) >= level else (middle, high)
         # of several as near, the last: an early failure is a blank policy, a late one nearly works
-        return min(self.success, key=lambda number: (abs(self.success[number] - level), -number))
+        return min(self.score, key=lambda number: (abs(self.score[number] - level), -number))
 
     def _measure(self, number: int) -> float:
-        """Success rate of a stop; 0 without further episodes if the first quarter all fail."""
-        if number not in self.success:
+        """Mean score of a stop; 0 without further episodes if the first quarter all fail."""
+        if number not in self.score:
             quarter = max(len(self.seeds) // 4, 1)
             outcomes = self._outcomes(number, self.seeds[:quarter])
-            if any(outcomes):
+            if any(outcomes) or not self.task.scoring.is_success:
                 outcomes += self._outcomes(number, self.seeds[quarter:])
-            self.success[number] = float(np.mean(outcomes))
-        return self.success[number]
+            self.score[number] = float(np.mean(outcomes))
+        return self.score[number]
 
-    def _outcomes(self, number: int, seeds: list[int]) -> list[bool]:
-        rules = EpisodeRules(self.recipe.action_noise, stop_steps_after_success=0, keep_steps=False)
-        label = f"clone at step {self.steps[number]}"
+    def _outcomes(self, number: int, seeds: list[int]) -> list[float]:
+        stop = 0 if self.task.scoring.is_success else None  # a return is of the whole episode
+        rules = EpisodeRules(self.recipe.action_noise, stop, keep_steps=False)
+        caption = f"clone at step {self.steps[number]}"
         policy = self.policies[number : number + 1]
-        episodes = self.pool.episodes(self.task, seeds, [0] * len(seeds), policy, rules, label)
-        return [episode.succeeded for episode in episodes]
+        episodes = self.pool.episodes(self.task, seeds, [0] * len(seeds), policy, rules, caption)
+        return scores_of(self.task, episodes).tolist()
 
 
 def _geometric(last: int) -> list[int]:
@@ -184,10 +191,10 @@ def _write_clone(path: Path, clone: Clone) -> None:
 
     tensors = {
         f"{i}.{name}": value
-        for i, weights in enumerate(clone.weights)
-        for name, value in weights.items()
+        for i, policy in enumerate(clone.policies)
+        for name, value in policy.arrays.items()
     }
-    levels = json.dumps({"steps": clone.steps, "success": clone.success})
+    levels = json.dumps({"steps": clone.steps, "score": clone.score})
     write_atomically(path, save(tensors, {"levels": levels}))
 
 
@@ -201,11 +208,14 @@ def _read_clone(path: Path) -> Clone | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
-    return Clone(_by_level(tensors, len(levels["steps"])), levels["steps"], levels["success"])
+    return Clone(_by_level(tensors, len(levels["steps"])), levels["steps"], levels["score"])
 
 
-def _by_level(tensors: dict[str, np.ndarray], levels: int) -> list[Weights]:
+def _by_level(tensors: dict[str, np.ndarray], levels: int) -> list[PolicyWeights]:
     return [
-        {name.split(".")[1]: value for name, value in tensors.items() if name.startswith(f"{i}.")}
+        PolicyWeights(
+            "deterministic",
+            {k.split(".")[1]: value for k, value in tensors.items() if k.startswith(f"{i}.")},
+        )
         for i in range(levels)
     ]

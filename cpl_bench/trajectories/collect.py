@@ -2,7 +2,7 @@
 
 A behaviour policy that is worth learning from is half-trained, not an expert with noise. So the
 scripted expert demonstrates, one clone of it is stopped at several levels of measured success
-(`cpl_bench.clone`), and every episode draws its level, like a replay buffer.
+(`cpl_bench.trajectories.clone`), and every episode draws its level, like a replay buffer.
 
     demonstrations ──► clone, stopped at ──► 0.3 ─┐
                                              0.6 ─┼─► an episode draws one, plus action noise
@@ -18,21 +18,27 @@ import numpy as np
 
 from cpl_bench.core.cards import load_task
 from cpl_bench.core.dataset_cards import DatasetCard
+from cpl_bench.core.errors import UserError
 from cpl_bench.core.progress import say
 from cpl_bench.core.seeds import episode_seeds, generator
 from cpl_bench.core.versions import installed
 from cpl_bench.tasks.episodes import EpisodeRules
 from cpl_bench.tasks.pool import RolloutPool
 from cpl_bench.trajectories.clone import make_clone, recipe
-from cpl_bench.trajectories.dataset import content_hash
+from cpl_bench.trajectories.dataset import content_hash, scores_of
 from cpl_bench.trajectories.formats.minari import minari_folder, read_record, write_trajectories
 
 
 def collect(card: DatasetCard, pool: RolloutPool) -> Path:
-    """Make the trajectories of a card and write them as a Minari dataset; returns its folder."""
+    """Make the trajectories of a card and write them as a Minari dataset; returns its folder.
+
+    Raises:
+        UserError: the task has no expert to clone, or something that isn't this card's lies there.
+    """
     task = load_task(card.task)
+    check_place(card)
     clone = make_clone(card, task, pool)
-    levels = generator("levels", card.seed).integers(0, len(clone.weights), card.episodes)
+    levels = generator("levels", card.seed).integers(0, len(clone.policies), card.episodes)
     rules = EpisodeRules(
         action_noise=card.behaviour.action_noise,
         stop_steps_after_success=card.stop_steps_after_success,
@@ -43,36 +49,57 @@ def collect(card: DatasetCard, pool: RolloutPool) -> Path:
         task,
         episode_seeds("data", card.episodes, card.seed),
         levels.tolist(),
-        clone.weights,
+        clone.policies,
         rules,
-        label=f"collecting {card.name}",
+        caption=f"collecting {card.name}",
     )
     record = {
         "card": asdict(card),
         "recipe": recipe(card) | {"episodes": card.episodes},
         "content_hash": content_hash(trajectories),
         "levels": [
-            {"wanted": wanted, "step": step, "measured": success}
-            for wanted, step, success in zip(
-                card.behaviour.levels, clone.steps, clone.success, strict=True
+            {"wanted": wanted, "step": step, "measured": score}
+            for wanted, step, score in zip(
+                card.behaviour.levels, clone.steps, clone.score, strict=True
             )
         ],
         "versions": installed(task),
     }
     folder = write_trajectories(card.minari_id, task, trajectories, record)
-    success = np.mean([trajectory.succeeded for trajectory in trajectories])
+    scoring, (low, high) = task.scoring, card.behaviour.score_band
+    score = float(np.mean(scores_of(task, trajectories)))
     steps = sum(len(trajectory.rewards) for trajectory in trajectories)
-    low, high = card.behaviour.success_band
     say(
-        f"Collected {card.episodes} episodes, {steps} steps, behaviour success {success:.1%} "
-        f"(the card wants {low:.0%} to {high:.0%}) → {folder}"
+        f"Collected {card.episodes} episodes, {steps} steps, behaviour {scoring.name} "
+        f"{scoring.shown(score)}{scoring.unit} (the card wants {scoring.shown(low, 0)} to "
+        f"{scoring.shown(high, 0)}{scoring.unit}) → {folder}"
     )
     return folder
 
 
+def check_place(card: DatasetCard) -> None:
+    """Refuse to write where something lies that this card did not make.
+
+    Raises:
+        UserError: a dataset of another program's, an unreadable one, or another card's.
+    """
+    there = read_record(card.minari_id)
+    if there is None:
+        return
+    other = there.get("card", {}).get("file", "")
+    if other != card.file:
+        raise UserError(
+            f"{minari_folder(card.minari_id)} holds the data of another card of the same name "
+            f"({other or 'an official one'}, not {card.file or 'the official one'}). Give the card "
+            "another name, or point MINARI_DATASETS_PATH elsewhere."
+        )
+
+
 def is_collected(card: DatasetCard) -> bool:
-    """Whether the trajectories lie on disk and were made by this very recipe."""
-    if not (minari_folder(card.minari_id) / "data" / "main_data.hdf5").is_file():
-        return False
-    made_by = read_record(card.minari_id).get("recipe")
-    return made_by == recipe(card) | {"episodes": card.episodes}
+    """Whether the trajectories lie on disk and were made by this very recipe.
+
+    Raises:
+        UserError: what lies there cannot be read, or another program wrote it.
+    """
+    record = read_record(card.minari_id)
+    return record is not None and record.get("recipe") == recipe(card) | {"episodes": card.episodes}

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from cpl_bench.core.cards import TaskCard
 from cpl_bench.tasks.episodes import Trajectory
 
 
@@ -19,12 +21,7 @@ class TrajectorySet:
     minari_id: str
     trajectories: list[Trajectory]
     record: dict[str, Any]
-    """What `collect` recorded: the card, the clone's levels, versions."""
-
-    @property
-    def success_rate(self) -> float:
-        """Share of the episodes with a success at any step."""
-        return float(np.mean([trajectory.succeeded for trajectory in self.trajectories]))
+    """What `collect` recorded: the card, the clone's levels, versions; {} for foreign data."""
 
     @property
     def episode_ends(self) -> np.ndarray:
@@ -32,10 +29,20 @@ class TrajectorySet:
         return np.cumsum([len(trajectory.rewards) for trajectory in self.trajectories])
 
 
+def scores_of(task: TaskCard, trajectories: Sequence[Trajectory]) -> NDArray[np.float64]:
+    """What each episode achieved, as the task's card counts it, (E,)."""
+    return task.scoring.of(
+        [each.succeeded for each in trajectories],
+        [float(each.rewards.sum()) for each in trajectories],
+    )
+
+
 def content_hash(trajectories: Sequence[Trajectory]) -> str:
-    """SHA-256 over what preferences are made of: observations, actions, rewards, successes."""
+    """SHA-256 over what preferences are made of, observations to endings."""
     digest = hashlib.sha256()
     for each in trajectories:
         for array in (each.observations, each.actions, each.rewards, each.successes):
             digest.update(np.ascontiguousarray(array).tobytes())
+        if each.terminated:
+            digest.update(b"terminated")
     return digest.hexdigest()

@@ -21,19 +21,39 @@ import numpy as np
 
 from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.errors import UserError
+from cpl_bench.core.files import recover_folder, replace_folder
 from cpl_bench.core.folders import data_root
 from cpl_bench.core.versions import installed
 from cpl_bench.tasks.episodes import Trajectory
 from cpl_bench.trajectories.dataset import TrajectorySet
 
 
-def read_record(minari_id: str) -> dict[str, Any]:
-    """What `collect` wrote down about a dataset, {} where there is none of ours."""
-    path = minari_folder(minari_id) / "data" / "metadata.json"
+def read_record(minari_id: str) -> dict[str, Any] | None:
+    """What `collect` wrote down about a dataset; None where there is no dataset.
+
+    Raises:
+        UserError: what lies there cannot be read, or another program wrote it.
+    """
+    folder = minari_folder(minari_id)
+    recover_folder(folder)
+    if not folder.exists():
+        return None
     try:
-        return json.loads(json.loads(path.read_text())["cpl_bench"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        metadata = json.loads((folder / "data" / "metadata.json").read_text())
+        if "cpl_bench" not in metadata:
+            raise UserError(
+                f"{folder} holds a Minari dataset that cpl_bench collect did not write. It is left "
+                f"as it is; for data of our own, {LEAVE_IT}"
+            )
+        record = json.loads(metadata["cpl_bench"])
+        if not isinstance(record, dict):
+            raise ValueError("the record is no table")
+    except (OSError, ValueError, TypeError) as problem:
+        raise UserError(
+            f"{folder} is there and cannot be read ({problem}). It is left as it is: mend it, or "
+            f"{LEAVE_IT}"
+        ) from None
+    return record
 
 
 def minari_folder(minari_id: str) -> Path:
@@ -41,18 +61,20 @@ def minari_folder(minari_id: str) -> Path:
     return data_root() / minari_id
 
 
+LEAVE_IT = "move it away, or point MINARI_DATASETS_PATH to another folder."
+
+
 def write_trajectories(
     minari_id: str, task: TaskCard, trajectories: Sequence[Trajectory], record: dict[str, Any]
 ) -> Path:
     """Write a Minari dataset beside, then put it in the place of one of the same id.
 
-    Returns its folder. A kill between the two leaves the old one in `.writing-…` under the root.
+    Returns its folder. A kill leaves the old one or the new one, see `replace_folder`.
     """
     import minari
-    from gymnasium import spec
     from minari.data_collector import EpisodeBuffer
 
-    import cpl_bench.tasks  # noqa: F401  (registers the ids)
+    from cpl_bench.tasks.registry import env_spec
 
     buffers = [
         EpisodeBuffer(
@@ -61,12 +83,10 @@ def write_trajectories(
             observations=trajectory.observations,  # type: ignore[arg-type]
             actions=trajectory.actions,  # type: ignore[arg-type]
             rewards=trajectory.rewards,  # type: ignore[arg-type]
-            terminations=np.zeros(len(trajectory.rewards), bool),  # type: ignore[arg-type]
-            truncations=np.arange(1, len(trajectory.rewards) + 1) == len(trajectory.rewards),  # type: ignore[arg-type]
-            infos={
-                "success": np.concatenate([[False], trajectory.successes]),
-                "state": trajectory.states,
-            },
+            terminations=_at_the_end(trajectory, trajectory.terminated),  # type: ignore[arg-type]
+            truncations=_at_the_end(trajectory, not trajectory.terminated),  # type: ignore[arg-type]
+            infos={"success": np.concatenate([[False], trajectory.successes])}
+            | ({"state": trajectory.states} if len(trajectory.states) else {}),
         )
         for i, trajectory in enumerate(trajectories)
     ]
@@ -78,7 +98,7 @@ def write_trajectories(
             dataset = minari.create_dataset_from_buffers(
                 minari_id,
                 buffers,
-                env=spec(task.env_id),
+                env=env_spec(task),
                 algorithm_name="a clone of the scripted expert, stopped at several levels",
                 author="cpl_bench",
                 description=f"Behaviour data of {task.name} for preference learning.",
@@ -89,30 +109,29 @@ def write_trajectories(
                 [{"policy": trajectory.policy} for trajectory in trajectories]
             )
             dataset.storage.update_metadata({"cpl_bench": json.dumps(record, sort_keys=True)})
-        target.parent.mkdir(parents=True, exist_ok=True)
-        replaced = staging / "replaced"
-        if target.exists():
-            target.rename(replaced)
-        try:
-            (staging / minari_id).rename(target)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(target)
-            raise
+        replace_folder(staging / minari_id, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
 
 
+def _at_the_end(trajectory: Trajectory, ended: bool) -> np.ndarray:
+    """Whether an episode ended so, (T,): it can only at its last step."""
+    return (np.arange(len(trajectory.rewards)) == len(trajectory.rewards) - 1) & ended
+
+
 def read_trajectories(minari_id: str) -> TrajectorySet:
-    """All episodes of a Minari dataset that `collect` wrote.
+    """All episodes of a Minari dataset, ours with the record of how they came about.
+
+    A foreign one may lack successes (none then) and simulator states (none can be forked).
 
     Raises:
-        UserError: there is none, it is damaged, or it lacks success and simulator states.
+        UserError: there is none, or it cannot be read.
     """
     import minari
 
     folder = minari_folder(minari_id)
+    recover_folder(folder)
     if not (folder / "data").is_dir():
         raise UserError(
             f"No trajectories at {folder}. Make them with: cpl-bench collect "
@@ -122,28 +141,32 @@ def read_trajectories(minari_id: str) -> TrajectorySet:
         with _minari_root(data_root()):
             dataset = minari.load_dataset(minari_id)
             every = range(dataset.total_episodes)
-            trajectories = [
-                Trajectory(
-                    seed=int(metadata.get("seed", 0)),
-                    policy=int(metadata.get("policy", 0)),
-                    observations=episode["observations"],
-                    actions=episode["actions"],
-                    rewards=np.asarray(episode["rewards"], np.float64),
-                    successes=np.asarray(episode["infos"]["success"][1:], bool),
-                    states=np.asarray(episode["infos"]["state"]),
-                )
-                for metadata, episode in zip(
-                    dataset.storage.get_episode_metadata(every),
-                    dataset.storage.get_episodes(every),
-                    strict=True,
-                )
-            ]
-    except (OSError, KeyError, ValueError, AssertionError, RuntimeError) as problem:
+            metadata = list(dataset.storage.get_episode_metadata(every))
+            episodes = list(dataset.storage.get_episodes(every))
+        trajectories = [_trajectory(*each) for each in zip(metadata, episodes, strict=True)]
+        record = json.loads(dataset.storage.metadata.get("cpl_bench", "{}"))
+    except (OSError, KeyError, ValueError, AssertionError, RuntimeError, TypeError) as problem:
         raise UserError(
-            f"The trajectories at {folder} cannot be read ({problem}). Delete the folder and "
-            "collect them again."
+            f"The trajectories at {folder} cannot be read ({type(problem).__name__}: {problem}). "
+            f"They are left as they are: mend them, or {LEAVE_IT}"
         ) from None
-    return TrajectorySet(minari_id, trajectories, read_record(minari_id))
+    return TrajectorySet(minari_id, trajectories, record)
+
+
+def _trajectory(metadata: dict[str, Any], episode: dict[str, Any]) -> Trajectory:
+    rewards, infos = np.asarray(episode["rewards"], np.float64), episode.get("infos") or {}
+    successes = np.asarray(infos.get("success", np.zeros(len(rewards) + 1)), bool)
+    states = np.asarray(infos["state"]) if "state" in infos else np.zeros((0, 0))
+    return Trajectory(
+        seed=int(metadata.get("seed") or 0),
+        policy=int(metadata.get("policy", 0)),
+        observations=np.asarray(episode["observations"], np.float32),
+        actions=np.asarray(episode["actions"], np.float32),
+        rewards=rewards,
+        successes=successes[1:],
+        states=states,
+        terminated=bool(episode["terminations"][-1]),
+    )
 
 
 @contextmanager

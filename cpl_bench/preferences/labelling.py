@@ -1,0 +1,154 @@
+"""How a card is labelled: what decides a preference file, its name, and what cannot be.
+
+The verb is `cpl_bench.preferences.label`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import get_args
+
+from cpl_bench.core.cards import load_task
+from cpl_bench.core.dataset_cards import DatasetCard, Labelling, Segments
+from cpl_bench.core.errors import UserError, unknown_name
+from cpl_bench.core.folders import data_root
+from cpl_bench.core.names import file_part
+from cpl_bench.core.pairs import Pairs
+from cpl_bench.core.versions import installed
+from cpl_bench.preferences.annotators import check_annotator
+from cpl_bench.preferences.format import PreferenceInfo
+from cpl_bench.preferences.scorers import find_scorer
+
+
+def preference_path(card: DatasetCard) -> Path:
+    """Where `label` writes the preferences of a card: the name holds everything that decides them.
+
+    regret-cap_steps200-2500x64-dense-oracle-seed0.safetensors
+    """
+    cut, how = card.segments, card.labelling
+    parts = [
+        file_part(how.scorer),
+        *_shown(scorer_settings(how)),
+        f"{cut.count}x{cut.length}",
+        f"{cut.pairs}{cut.ranked_size or ''}",
+        file_part(how.annotator),
+        *_shown(how.annotator_settings),
+        f"seed{card.seed}",
+    ]
+    return data_root() / "preferences" / card.name / f"{'-'.join(parts)}.safetensors"
+
+
+def with_options(
+    card: DatasetCard,
+    scorer: str | None = None,
+    annotator: str | None = None,
+    segments: int | None = None,
+    segment_length: int | None = None,
+    pairs: Pairs | None = None,
+    ranked_size: int | None = None,
+    annotator_settings: Mapping[str, float] | None = None,
+) -> DatasetCard:
+    """The card with some of its labelling replaced; what belongs to what was replaced is dropped:
+    `ranked_size` with other pairs, the annotator's settings with another annotator.
+
+    Raises:
+        UserError: an unknown scorer or annotator, or numbers that cannot be.
+    """
+    before, kind = card.segments, pairs or card.segments.pairs
+    if ranked_size is None:
+        ranked_size = before.ranked_size if kind == before.pairs else 0
+    cut = Segments(
+        before.count if segments is None else segments,
+        before.length if segment_length is None else segment_length,
+        kind,
+        ranked_size,
+    )
+    how = card.labelling
+    if annotator_settings is None:
+        kept = annotator in (None, how.annotator)
+        annotator_settings = how.annotator_settings if kept else {}
+    labelling = replace(
+        how,
+        scorer=scorer or how.scorer,
+        annotator=annotator or how.annotator,
+        annotator_settings=dict(annotator_settings),
+    )
+    check_labelling(card.task, cut, labelling)
+    return replace(card, segments=cut, labelling=labelling)
+
+
+def planned_info(card: DatasetCard, source_hash: str = "") -> PreferenceInfo:
+    """What a card's preference file will say of itself."""
+    cut = card.segments
+    packages = {name: version(name) for name in ("cpl-bench", "numpy", "gymnasium")}
+    return PreferenceInfo(
+        card=card.name,
+        task=card.task,
+        segment_length=cut.length,
+        pairs=cut.pairs,
+        source=card.minari_id,
+        source_hash=source_hash,
+        scorer=card.labelling.scorer,
+        annotator=card.labelling.annotator,
+        scorer_settings=scorer_settings(card.labelling),
+        annotator_settings=card.labelling.annotator_settings,
+        ranked_size=cut.ranked_size,
+        seeds=seeds_of(card),
+        versions=packages | installed(load_task(card.task)),
+        command=_command(card),
+    )
+
+
+def _command(card: DatasetCard) -> str:
+    """The command line that makes the same file."""
+    cut, how = card.segments, card.labelling
+    ranked = f" --ranked-size {cut.ranked_size}" if cut.ranked_size else ""
+    settings = "".join(f" {name} {value!r}" for name, value in how.annotator_settings.items())
+    return (
+        f"cpl-bench label {card.file or card.name} --scorer {how.scorer} "
+        f"--annotator {how.annotator} --segments {cut.count} "
+        f"--segment-length {cut.length} --pairs {cut.pairs}{ranked}"
+        + (f" --annotator-settings{settings}" if settings else "")
+    )
+
+
+def scorer_settings(labelling: Labelling) -> dict[str, int]:
+    """The settings that decide the scores: scorers that sum rewards alone have none."""
+    without = labelling.scorer in ("partial_return", "return_regret")
+    return {} if without else {"cap_steps": labelling.cap_steps}
+
+
+def seeds_of(card: DatasetCard) -> dict[str, int]:
+    """What each seed decides, and the seed."""
+    return {"segments": card.seed, "annotator": card.seed}
+
+
+def _shown(settings: Mapping[str, float]) -> list[str]:
+    return [f"{name}{value!r}" for name, value in sorted(settings.items())]
+
+
+def check_labelling(task: str, cut: Segments, labelling: Labelling) -> None:
+    """Refuse what cannot be labelled, before anything is collected for it.
+
+    Raises:
+        UserError: an unknown scorer or annotator, segments that no episode holds, or a ranked_size
+            that doesn't go with the pairs.
+    """
+    find_scorer(labelling.scorer)
+    check_annotator(labelling.annotator, labelling.annotator_settings)
+    if cut.count < 2 or cut.length < 1:
+        raise UserError(
+            f"Expected at least 2 segments of at least 1 step, not {cut.count} of {cut.length}."
+        )
+    if cut.pairs not in get_args(Pairs):
+        raise unknown_name("kind of pairs", cut.pairs, get_args(Pairs))
+    if cut.misranked:
+        raise UserError(f"{cut.misranked}. Choose with --pairs ranked --ranked-size K.")
+    horizon = load_task(task).horizon_steps
+    if cut.length > horizon:
+        raise UserError(
+            f"A segment of {cut.length} steps is longer than an episode of {task}, {horizon} steps."
+        )
