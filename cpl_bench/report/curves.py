@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+from cpl_bench.core.score import SUCCESS, Score
 from cpl_bench.report.figure import COLOURS, picture, plain
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -26,7 +27,7 @@ MARKED_CHECKPOINTS = 30
 
 @dataclass(frozen=True)
 class Curve:
-    """One method on one dataset: success rates of 0 to 1 at t checkpoints."""
+    """One method on one dataset: mean scores at t checkpoints."""
 
     method: str
     steps: NDArray[np.int64]
@@ -41,10 +42,12 @@ class Panel:
 
     dataset: str
     curves: tuple[Curve, ...]
-    behaviour_success: float | None
-    """A dashed line, where it is known."""
+    behaviour: float | None
+    """The score of the policy behind the data: a dashed line, where it is known."""
     boundary: int | None
     """The step at which the first phase ends, where the runs agree on one."""
+    scoring: Score = SUCCESS
+    """What the scores are."""
 
 
 def draw_curves(panels: list[Panel], methods: list[str]) -> bytes:
@@ -59,22 +62,25 @@ def draw_curves(panels: list[Panel], methods: list[str]) -> bytes:
     width, height = {1: (6.4, 3.7), 2: (4.9, 3.4)}.get(columns, (3.5, 2.8))
 
     def draw(figure: "Figure") -> None:
-        grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+        alike = all(panel.scoring.is_success for panel in panels)
+        grid = figure.subplots(rows, columns, sharey=alike, squeeze=False)
         for axes, panel in zip(grid.flat, panels, strict=False):
             _draw_panel(axes, panel, methods)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
-        for axes in grid[:, 0]:
-            axes.set_ylabel("success (%)")
+        for place, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
+            if not alike or place % columns == 0:
+                axes.set_ylabel(panel.scoring.axis)
         _draw_legend(figure, methods)
 
     return picture(columns * width, rows * height + 0.5, draw)
 
 
 def _draw_panel(axes: "Axes", panel: Panel, methods: list[str]) -> None:
-    if panel.behaviour_success is not None:
+    times = 100 if panel.scoring.is_share else 1
+    if panel.behaviour is not None:
         axes.axhline(
-            100 * panel.behaviour_success,
+            times * panel.behaviour,
             color=REFERENCE,
             linestyle="--",
             linewidth=1.2,
@@ -87,11 +93,16 @@ def _draw_panel(axes: "Axes", panel: Panel, methods: list[str]) -> None:
         colour = COLOURS[place % len(COLOURS)]
         few = len(curve.steps) <= MARKED_CHECKPOINTS
         axes.fill_between(
-            curve.steps, 100 * curve.low, 100 * curve.high, color=colour, alpha=0.14, linewidth=0
+            curve.steps,
+            times * curve.low,
+            times * curve.high,
+            color=colour,
+            alpha=0.14,
+            linewidth=0,
         )
         axes.plot(
             curve.steps,
-            100 * curve.mean,
+            times * curve.mean,
             color=colour,
             linestyle=DASHES[place // len(COLOURS) % len(DASHES)],
             linewidth=1.8 if few else 1.3,
@@ -104,8 +115,9 @@ def _draw_panel(axes: "Axes", panel: Panel, methods: list[str]) -> None:
         )
     axes.set_title(plain(panel.dataset), loc="left", fontweight="bold")
     axes.set_xlabel("gradient steps")
-    axes.set_ylim(-3, 103)
-    axes.set_yticks(range(0, 101, 20))
+    if panel.scoring.is_success:
+        axes.set_ylim(-3, 103)
+        axes.set_yticks(range(0, 101, 20))
     axes.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k" if step else "0")
     axes.locator_params(axis="x", nbins=6)
     axes.grid(axis="y", color="#E4E4E4", linewidth=0.8)

@@ -27,10 +27,10 @@ def write_page(
     parts = [MARK, f"# {title}"]
     if intro.strip():
         parts.append(intro.strip())
-    online = any(run.online_transitions for run in runs)
+    online = any(run.record.online_transitions for run in runs)
     for dataset in dict.fromkeys(run.dataset for run in runs):
         parts += _dataset_section([run for run in runs if run.dataset == dataset], rows, online)
-    parts += ["## Learning curves", "![Success rate against gradient steps](curves.png)", _CAPTION]
+    parts += ["## Learning curves", "![Score against gradient steps](curves.png)", _CAPTION]
     if shows_reward:
         parts += ["## Learned reward against true return", _REWARD_FIGURE, _REWARD_CAPTION]
     parts += ["## How to read it", _definitions(runs, rows)]
@@ -44,7 +44,7 @@ def _dataset_section(
 ) -> list[str]:
     """Heading, behaviour, table (`online`: with online steps) and unfinished runs of a dataset."""
     dataset = runs[0].dataset
-    steps = {run.method: run.online_transitions for run in runs}
+    scoring, steps = runs[0].scoring, {run.method: run.record.online_transitions for run in runs}
     last = f"last [{CONFIDENCE:.0%} interval]"
     header = ["method", "seeds", "episodes", "online steps", "peak", last, "IQM"]
     table = [header, ["---", *["--:"] * 6]]
@@ -54,9 +54,10 @@ def _dataset_section(
             str(row.seeds),
             str(row.episodes),
             f"{steps[row.method]:,}" if steps[row.method] else "–",
-            _percent(row.peak),
-            f"{_percent(row.last)} [{_percent(row.ci_low)}, {_percent(row.ci_high)}]",
-            _percent(row.iqm),
+            scoring.shown(row.peak),
+            f"{scoring.shown(row.last)} [{scoring.shown(row.ci_low)}, "
+            f"{scoring.shown(row.ci_high)}]",
+            scoring.shown(row.iqm),
         ]
         for row in rows
         if row.dataset == dataset
@@ -65,29 +66,39 @@ def _dataset_section(
         table = [cells[:3] + cells[4:] for cells in table]
     lines = [_line(cells) for cells in table]
     section = [f"## {dataset}"]
-    behaviour = [run.behaviour_success for run in runs if run.behaviour_success is not None]
-    if behaviour:
-        section.append(
-            "Success in percent. The policy behind the data succeeds in "
-            f"{_percent(behaviour[0])} % of its episodes."
-        )
-    else:
-        section.append("Success in percent.")
+    section.append(_about(runs))
     section.append("\n".join(lines))
-    section += [_unfinished(run) for run in runs if run.checkpoints[-1] < run.steps]
+    section += [_unfinished(run) for run in runs if run.checkpoints[-1] < run.record.steps]
     return section
+
+
+def _about(runs: list[EvaluatedRun]) -> str:
+    """What the numbers are, and what to compare them with."""
+    scoring, task = runs[0].scoring, runs[0].record.task
+    text = f"{scoring.name.capitalize()} in percent." if scoring.is_share else "Mean return."
+    if scoring.name == "normalised return":
+        text += f" 0 % is a return of {scoring.low:g}, 100 % one of {scoring.high:g}."
+    known = [score for run in runs if (score := run.record.behaviour_score) is not None]
+    if known and scoring.is_success:
+        share = scoring.shown(known[0])
+        text += f" The policy behind the data succeeds in {share} % of its episodes."
+    elif known:
+        text += f" The policy behind the data achieves {scoring.shown(known[0])}{scoring.unit}."
+    if task and task.references:
+        text += f" For orientation, from {task.name}'s card: {task.references}."
+    return text
 
 
 def _unfinished(run: EvaluatedRun) -> str:
     planned = ""
-    if run.online_transitions:
+    if run.record.online_transitions:
         planned = "; its online steps are planned: those of the whole run"
     step = run.checkpoints[-1]
-    return f"**Unfinished:** {run.method} stands at step {step:,} of {run.steps:,}{planned}."
+    return f"**Unfinished:** {run.method} stands at step {step:,} of {run.record.steps:,}{planned}."
 
 
 _CAPTION = (
-    "Mean over seeds of each checkpoint's success rate, as measured: nothing is smoothed. Band: "
+    "Mean over seeds of each checkpoint's score, as measured: nothing is smoothed. Band: "
     f"{CONFIDENCE:.0%} bootstrap interval of that mean over seeds. Dashed: the policy behind the "
     "data. Thin vertical line: the end of the first phase, where the runs of a panel agree on it. "
     "The numbers are in [curves.csv](curves.csv)."
@@ -113,10 +124,10 @@ def _definitions(runs: list[EvaluatedRun], rows: tuple[TableRow, ...]) -> str:
         "paper's tables; it chooses its own moment and flatters unstable methods. **last**: mean "
         f"over seeds at the last checkpoint; in brackets its {CONFIDENCE:.0%} percentile interval "
         f"from a bootstrap over seeds ({RESAMPLES:,} resamples). **IQM**: interquartile mean over "
-        "seeds, same checkpoint. **episodes**: per seed, behind last and IQM. Rates with four "
+        "seeds, same checkpoint. **episodes**: per seed, behind last and IQM. Scores with four "
         "decimals are in [table.csv](table.csv)."
     )
-    if any(run.online_transitions for run in runs):
+    if any(run.record.online_transitions for run in runs):
         text += (
             " **online steps**: simulator steps that each seed took to learn from. Methods that "
             "have any interact with the simulator while they learn, the others (–) never do: "
@@ -138,7 +149,9 @@ def _definitions(runs: list[EvaluatedRun], rows: tuple[TableRow, ...]) -> str:
 
 
 def _commands(runs: list[EvaluatedRun]) -> str:
-    lines = [f"{run.command or '(from Python)'}  # {run.method} on {run.dataset}" for run in runs]
+    lines = [
+        f"{run.record.command or '(from Python)'}  # {run.method} on {run.dataset}" for run in runs
+    ]
     return "\n".join(["```sh", *lines, "```"])
 
 
@@ -146,14 +159,10 @@ def _versions(runs: list[EvaluatedRun]) -> str:
     """One line; a package that differs between runs shows each version."""
     found: dict[str, set[str]] = {}
     for run in runs:
-        for package, version in run.versions.items():
+        for package, version in run.record.versions.items():
             found.setdefault(package, set()).add(version)
     listed = [f"{name} {' / '.join(sorted(found[name]))}" for name in sorted(found)]
     return ", ".join(listed) + "." if listed else "None were recorded."
-
-
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.1f}"
 
 
 def _line(cells: list[str]) -> str:

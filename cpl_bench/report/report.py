@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import write_atomically
+from cpl_bench.core.score import Score
 from cpl_bench.report.curves import Panel, draw_curves
 from cpl_bench.report.page import MARK, write_page
 from cpl_bench.report.read import EvaluatedRun, read_run
@@ -25,6 +26,8 @@ class ReportResult:
     """Learned reward and true return, if a run noted both while it learned on the simulator."""
     page: Path
     rows: tuple[TableRow, ...]
+    scorings: dict[str, Score]
+    """What the scores of each dataset are."""
     online_transitions: dict[str, int]
     """Simulator steps that a seed takes to learn, of the methods that take any."""
 
@@ -76,8 +79,11 @@ def report(run_folders: list[Path], out: Path, title: str = "", intro: str = "")
         page=page_path,
         rows=rows,
         online_transitions={
-            run.method: run.online_transitions for run in runs if run.online_transitions
+            run.method: run.record.online_transitions
+            for run in runs
+            if run.record.online_transitions
         },
+        scorings={run.dataset: run.scoring for run in runs},
     )
     if reward_figure:
         write_atomically(out / "reward.png", reward_figure)
@@ -107,16 +113,26 @@ def _check_agreement(runs: list[EvaluatedRun]) -> None:
                 f"{twin.folder} and {run.folder} are both '{run.method}' on {run.dataset}: a table "
                 "has one line for each. Leave one out, or give them different method names."
             )
-        if run.behaviour_success is None:
-            continue
         other = known.setdefault(run.dataset, run)
-        if other.behaviour_success != run.behaviour_success:
+        if other.scoring != run.scoring:
             raise UserError(
-                f"{other.folder} and {run.folder} do not mean the same data by {run.dataset}: its "
-                f"behaviour success is {other.behaviour_success} in one and "
-                f"{run.behaviour_success} in the other. Train both on one dataset, or report them "
+                f"{other.folder} and {run.folder} do not mean the same by {run.dataset}: one is "
+                f"scored by {_said(other.scoring)}, the other by {_said(run.scoring)}. Report them "
                 "apart."
             )
+        ours, theirs = run.record.behaviour_score, other.record.behaviour_score
+        if None not in (ours, theirs) and ours != theirs:
+            raise UserError(
+                f"{other.folder} and {run.folder} do not mean the same data by {run.dataset}: its "
+                f"behaviour scores {theirs} in one and {ours} in the other. Train both on one "
+                "dataset, or report them apart."
+            )
+
+
+def _said(scoring: Score) -> str:
+    """What scores are, so that two that differ are told differently."""
+    ends = "" if scoring.name != "normalised return" else f" ({scoring.low:g} to {scoring.high:g})"
+    return f"{scoring.name}{ends}"
 
 
 # --- Format ---

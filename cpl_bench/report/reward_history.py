@@ -6,7 +6,6 @@ its true return falls. The numbers are the run's own, from `metrics.csv`.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from cpl_bench.core.errors import UserError
 from cpl_bench.report.figure import COLOURS, picture, plain
 from cpl_bench.report.read import EvaluatedRun
-from cpl_bench.runs.folder import METRICS_HEADER
+from cpl_bench.runs.metrics import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,10 +54,10 @@ def read_reward_history(run: EvaluatedRun) -> RewardHistory | None:
         UserError: `metrics.csv` is damaged; the line is named.
     """
     path = run.folder / "metrics.csv"
-    was_paid_it = run.online_transitions and dict(run.phases).get("reward")
+    was_paid_it = run.record.online_transitions and dict(run.record.phases).get("reward")
     if not was_paid_it or not path.exists():
         return None
-    found = _read(path)
+    found = read_metrics(path, PHASE, METRICS)
     if not all(found.values()):
         return None
     moments = sorted({place for values in found.values() for place in values})
@@ -77,43 +76,6 @@ def read_reward_history(run: EvaluatedRun) -> RewardHistory | None:
         tables[metric] = np.where(np.isfinite(table), table, np.nan)
     transitions, learned, true, kl = (tables[metric] for metric in METRICS)
     return RewardHistory(run.dataset, run.method, transitions.mean(axis=0), learned, true, kl)
-
-
-def _read(path: Path) -> dict[str, dict[tuple[int, int], float]]:
-    """{metric: {(step, seed): value}} of METRICS in PHASE; every line is checked."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError) as problem:
-        raise UserError(f"{path} cannot be read: {problem}. {_REMEDY}") from None
-    lines = text.splitlines()
-    if not lines or lines[0] != METRICS_HEADER:
-        found = f"'{lines[0][:100]}'" if lines else "an empty file"
-        raise UserError(
-            f"{path} is no file of metrics: expected the header '{METRICS_HEADER}', got {found}. "
-            f"{_REMEDY}"
-        )
-    if not text.endswith("\n"):
-        raise UserError(f"{path}, line {len(lines)} is cut off: '{lines[-1][:100]}'. {_REMEDY}")
-    values: dict[str, dict[tuple[int, int], float]] = {metric: {} for metric in METRICS}
-    for number, line in enumerate(lines[1:], start=2):
-        cells = line.split(",")
-        try:
-            step, phase, seed, metric, value = cells
-            place, amount = (int(step), int(seed)), float(value)
-        except ValueError:
-            raise UserError(
-                f"{path}, line {number}: expected '{METRICS_HEADER}' with numbers for step, seed "
-                f"and value, got '{line[:100]}'. {_REMEDY}"
-            ) from None
-        if phase != PHASE or metric not in values:
-            continue
-        if place in values[metric]:
-            raise UserError(
-                f"{path}, line {number}: '{metric}' of seed {seed} at step {step} stands there "
-                f"more than once. {_REMEDY}"
-            )
-        values[metric][place] = amount
-    return values
 
 
 def draw_reward_histories(histories: list[RewardHistory]) -> bytes:

@@ -17,7 +17,7 @@ WINDOW = 8
 
 @dataclass(frozen=True)
 class TableRow:
-    """One method on one dataset; its fields are the columns of `table.csv`, rates of 0 to 1."""
+    """One method on one dataset; its fields are the columns of `table.csv`; shares of 0 to 1."""
 
     dataset: str
     method: str
@@ -46,7 +46,7 @@ def summarise(run: EvaluatedRun) -> TableRow:
         method=run.method,
         seeds=len(run.last),
         episodes=run.last_episodes,
-        peak=stats.peak(run.success, WINDOW),
+        peak=stats.peak(run.scores, WINDOW),
         last=stats.mean(last),
         iqm=stats.iqm(last),
         ci_low=low,
@@ -59,13 +59,14 @@ def panels_of(runs: list[EvaluatedRun]) -> list[Panel]:
     panels = []
     for dataset in dict.fromkeys(run.dataset for run in runs):
         ours = [run for run in runs if run.dataset == dataset]
-        behaviour = [run.behaviour_success for run in ours if run.behaviour_success is not None]
-        boundaries = {run.phases[0][1] for run in ours if len(run.phases) > 1}
+        behaviour = [score for run in ours if (score := run.record.behaviour_score) is not None]
+        boundaries = {run.record.phases[0][1] for run in ours if len(run.record.phases) > 1}
         panels.append(
             Panel(
                 dataset=dataset,
+                scoring=ours[0].scoring,
                 curves=tuple(_curve(run) for run in ours),
-                behaviour_success=behaviour[0] if behaviour else None,
+                behaviour=behaviour[0] if behaviour else None,
                 boundary=boundaries.pop() if len(boundaries) == 1 else None,
             )
         )
@@ -74,5 +75,5 @@ def panels_of(runs: list[EvaluatedRun]) -> list[Panel]:
 
 def _curve(run: EvaluatedRun) -> Curve:
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    low, high = stats.bootstrap_band(run.success, RESAMPLES, CONFIDENCE, rng)
-    return Curve(run.method, run.checkpoints, run.success.mean(axis=0), low, high)
+    low, high = stats.bootstrap_band(run.scores, RESAMPLES, CONFIDENCE, rng)
+    return Curve(run.method, run.checkpoints, run.scores.mean(axis=0), low, high)

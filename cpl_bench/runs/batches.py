@@ -1,4 +1,4 @@
-"""Batches for training, drawn on the device: a pure function of (member's seed, step).
+"""Batches of segments with their comparisons: a pure function of (member's seed, step).
 
 Nothing here waits for the device or branches on data, so `draw` can be part of a CUDA graph.
 """
@@ -7,17 +7,43 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cpl_bench.core.errors import UserError
-from cpl_bench.core.pairs import pairs_within
+from cpl_bench.core.pairs import pair_keys, pairs_within
 from cpl_bench.learning.interface import PreferenceBatch
 from cpl_bench.learning.random_bits import BATCH_STREAM, member_keys, uniform_indices
-from cpl_bench.learning.transitions import clipped, taken, windows
-from cpl_bench.preferences.annotators import ANNOTATORS
-from cpl_bench.preferences.format import Preferences
-from cpl_bench.preferences.returns import true_rewards
+from cpl_bench.learning.transitions import Steps
+from cpl_bench.preferences.annotators import find_annotator
+from cpl_bench.preferences.format import PreferenceInfo, Preferences
+
+
+def steps_of(preferences: Preferences, device: torch.device | str = "cpu") -> Steps:
+    """The recorded steps of a preference file on the device."""
+    ended = preferences.terminations
+    return Steps(
+        preferences.observations,
+        preferences.actions,
+        device,
+        rewards=preferences.rewards,
+        terminations=None if ended is None else ended.astype(bool),
+    )
+
+
+def check_count(info: PreferenceInfo, count: int) -> None:
+    """Refuse a number of segments that a batch of such data cannot have.
+
+    Raises:
+        UserError: fewer than a question has, or part of one.
+    """
+    size = info.ranked_size or 2  # segments of a question
+    if count < size or (info.pairs != "dense" and count % size):
+        multiple = "" if info.pairs == "dense" else f", a multiple of {size}"
+        raise UserError(
+            f"A batch of {info.pairs} preferences needs at least {size} segments{multiple}; got "
+            f"{count}. Choose another --segments."
+        )
 
 
 class PreferenceSampler:
@@ -33,45 +59,38 @@ class PreferenceSampler:
         self,
         preferences: Preferences,
         seeds: Sequence[int],
-        segments_per_batch: int,
-        device: torch.device | str = "cpu",
-        with_rewards: bool = False,
+        count: int,
+        steps: Steps | None = None,
+        rewards: bool = False,
     ) -> None:
         """Copy to the device what batches are made of.
 
         Args:
             preferences: verified, as `load_preferences` returns them.
             seeds: one a member, s of them.
-            segments_per_batch: m, segments a member sees in a step.
-            device: where the data lie and batches appear.
-            with_rewards: whether batches hold the environment's rewards.
+            count: m, segments a member sees in a step.
+            steps: those of the preferences on the device, if they are there already.
+            rewards: whether batches hold the environment's rewards.
 
         Raises:
-            UserError: an m that the pairs do not allow, or rewards that the file does not hold.
+            UserError: an m that the pairs do not allow.
         """
-        info, m = preferences.info, segments_per_batch
-        k = info.segment_length
-        size = info.ranked_size or 2  # segments of a question
-        if m < size or (info.pairs != "dense" and m % size):
-            multiple = "" if info.pairs == "dense" else f", a multiple of {size}"
-            raise UserError(
-                f"A batch of {info.pairs} preferences needs at least {size} segments{multiple}; "
-                f"got {m}. Choose another --segments-per-batch."
-            )
+        info, m = preferences.info, count
+        check_count(info, m)
+        self.steps = steps_of(preferences) if steps is None else steps
+        device, size = self.steps.device, info.ranked_size or 2
         self.keys = member_keys(seeds, device)  # (s,)
-        self.segments_per_batch = m
+        self.count, self.k, self.with_rewards = m, info.segment_length, rewards
         self._dense = info.pairs == "dense"
-        self._observations = windows(preferences.observations, k, device)
-        self._actions = windows(clipped(preferences.actions), k, device)
-        self._rewards = None
-        if with_rewards:
-            rewards = true_rewards(preferences)
-            self._rewards = windows(rewards[:, None], k, device)
         self._starts = torch.tensor(preferences.segment_starts, device=device)  # (n,)
         if self._dense:
             size = m  # the whole batch is one question
             self._scores = torch.tensor(preferences.scores, device=device)  # (n,)
-            self._annotator = ANNOTATORS[info.annotator]
+            self._annotator, self._settings = (
+                find_annotator(info.annotator),
+                info.annotator_settings,
+            )
+            self._annotator_seed = info.seeds.get("annotator", 0)
         else:
             questions = np.stack([preferences.first, preferences.second], axis=1)  # (q, 2)
             if info.pairs == "ranked":
@@ -79,7 +98,12 @@ class PreferenceSampler:
                 questions = np.arange(whole).reshape(-1, size)  # (q, K)
             answers = preferences.prefers_second.reshape(len(questions), -1)  # (q, K(K-1)/2)
             self._questions = torch.tensor(questions, device=device)
-            self._prefers_second = torch.tensor(answers, device=device)
+            self._answers = torch.tensor(answers, device=device)
+            self._weight = torch.ones_like(self._answers)
+            if preferences.weight is not None:
+                self._weight = torch.tensor(
+                    preferences.weight.reshape(answers.shape), device=device
+                )
         self._size = size
         self._ranked = 0 if info.pairs == "sparse" else size
         first, second = torch.tensor(np.stack(pairs_within(m // size, size)), device=device)
@@ -90,27 +114,37 @@ class PreferenceSampler:
         """The batch of a training step; a captured graph needs `step` as a tensor on the device."""
         step = torch.as_tensor(step, dtype=torch.int64, device=self.keys.device)
         if self._dense:
-            segments = self._indices(step, self.segments_per_batch, len(self._starts))  # (s, m)
-            scores = self._scores[segments]
-            answers = self._annotator(
-                scores.gather(1, self._first), scores.gather(1, self._second)
-            ).float()  # (s, c)
+            segments = self._indices(step, self.count, len(self._starts))  # (s, m)
+            rows = self._starts[segments]  # (s, m)
+            answers, weight = self._asked(self._scores[segments], rows)
         else:
-            count = self.segments_per_batch // self._size
-            drawn = self._indices(step, count, len(self._questions))  # (s, m/K)
-            segments = self._questions[drawn].flatten(1)  # (s, m)
-            answers = self._prefers_second[drawn].flatten(1)  # (s, c)
-        rows = self._starts[segments]  # (s, m)
+            drawn = self._indices(step, self.count // self._size, len(self._questions))  # (s, m/K)
+            rows = self._starts[self._questions[drawn].flatten(1)]  # (s, m)
+            answers, weight = self._answers[drawn].flatten(1), self._weight[drawn].flatten(1)
         return PreferenceBatch(
             step=step,
-            observations=taken(self._observations, rows),
-            actions=taken(self._actions, rows),
+            observations=self.steps.observations(rows, self.k),
+            actions=self.steps.actions(rows, self.k),
             first=self._first,
             second=self._second,
             prefers_second=answers,
-            rewards=None if self._rewards is None else taken(self._rewards, rows).squeeze(-1),
+            weight=weight,
+            rewards=self.steps.rewards(rows, self.k) if self.with_rewards else None,
+            terminated=self.steps.terminated(rows, self.k),
             ranked=self._ranked,
         )
+
+    def _asked(
+        self, scores: Float[Tensor, "s m"], rows: Int64[Tensor, "s m"]
+    ) -> tuple[Float[Tensor, "s c"], Float[Tensor, "s c"]]:
+        """What the annotator says of all pairs of a batch: answers and weights."""
+        ends = (self._first, self._second)
+        of_first, of_second = (scores.gather(1, end) for end in ends)
+        keys = pair_keys(self._annotator_seed, *(rows.gather(1, end) for end in ends))
+        found = self._annotator(of_first, of_second, keys, self._settings)
+        device, number = scores.device, torch.float32
+        answers, weight = (torch.as_tensor(each, dtype=number, device=device) for each in found)
+        return answers, weight
 
     def _indices(self, step: Tensor, count: int, limit: int) -> Int64[Tensor, "s count"]:
         return uniform_indices(self.keys, step, BATCH_STREAM, count, limit)

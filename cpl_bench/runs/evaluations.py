@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import write_atomically
+from cpl_bench.core.score import Score
 
 COLUMNS: dict[str, type] = {
     "step": np.int64,
@@ -128,18 +129,28 @@ def drop_after(path: Path, step: int) -> None:
     write_atomically(path, "\n".join(kept) + "\n")
 
 
-def success_by_checkpoint(columns: Evaluations) -> tuple[NDArray, NDArray, NDArray]:
+def scores_by_checkpoint(
+    columns: Evaluations, scoring: Score
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Average the episodes of each seed at each step.
 
     Returns:
-        steps (t,) ascending, seeds (s,) ascending, success rates (s, t).
+        steps (t,) ascending, seeds (s,) ascending, mean scores (s, t).
     """
     steps, column = np.unique(columns["step"], return_inverse=True)
     seeds, row = np.unique(columns["seed"], return_inverse=True)
-    cells = row * len(steps) + column
-    episodes = np.bincount(cells, minlength=len(seeds) * len(steps))
-    successes = np.bincount(cells, columns["success"], minlength=len(seeds) * len(steps))
-    return steps, seeds, (successes / episodes).reshape(len(seeds), len(steps))
+    cells, count = row * len(steps) + column, len(seeds) * len(steps)
+    episodes = np.bincount(cells, minlength=count)
+    scores = scoring.of(columns["success"], columns["return"])
+    means = np.bincount(cells, scores, minlength=count) / episodes
+    return steps, seeds, means.reshape(len(seeds), len(steps))
+
+
+def scores_by_seed(columns: Evaluations, scoring: Score) -> dict[int, float]:
+    """Mean score of each seed, whatever the step."""
+    scores = scoring.of(columns["success"], columns["return"])
+    seeds = np.unique(columns["seed"])
+    return {int(seed): float(scores[columns["seed"] == seed].mean()) for seed in seeds}
 
 
 def _column(path: Path, name: str, texts: tuple[str, ...]) -> NDArray:

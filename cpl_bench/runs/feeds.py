@@ -1,10 +1,14 @@
-"""What the phases of a training are fed with, each feed made once and only if a phase wants it."""
+"""What the phases of a training are fed with: each feed made once, from a value that says what.
+
+A feed (`cpl_bench.learning.interface`) is read here alone, and no method's config is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,163 +16,178 @@ from torch import Tensor
 
 from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.errors import UserError
-from cpl_bench.core.seeds import episode_seeds
 from cpl_bench.learning.interface import (
+    BestEpisodes,
     Feed,
+    OnlinePhase,
     OnPolicy,
     Phase,
     PreferenceBatch,
-    RolloutBatch,
-    Rollouts,
+    Segments,
+    Transitions,
 )
-from cpl_bench.learning.transitions import TransitionSampler
-from cpl_bench.preferences.format import Preferences
+from cpl_bench.learning.loop import Stretch, stretch
+from cpl_bench.learning.transitions import Steps, TransitionSampler
+from cpl_bench.preferences.annotators import check_annotator
+from cpl_bench.preferences.format import PreferenceInfo, Preferences
 from cpl_bench.preferences.holdout import split_by_episode
-from cpl_bench.preferences.returns import best_episodes, true_rewards
-from cpl_bench.runs.assess import member_weights
-from cpl_bench.runs.batches import PreferenceSampler
-from cpl_bench.tasks.episodes import EpisodeRules
+from cpl_bench.preferences.returns import best_episodes
+from cpl_bench.runs.batches import PreferenceSampler, check_count, steps_of
+from cpl_bench.runs.rollouts import RolloutFeed
 from cpl_bench.tasks.pool import RolloutPool
+
+Draw = Callable[[Tensor], PreferenceBatch]
 
 
 @dataclass(frozen=True)
 class Source:
     """Where batches come from."""
 
-    preferences: Preferences
-    task: TaskCard
-    pool: RolloutPool
+    preferences: Preferences | None
+    """None for methods that only learn from their own episodes."""
+    task: TaskCard | None
+    pool: RolloutPool | None
+    """None: nothing can be rolled out."""
     members: Sequence[int]
     """The seeds as the user counts them, from 0: they decide the episodes."""
     seeds: Sequence[int]
     """The members' training seeds: they decide the batches."""
     device: torch.device
 
+    @cached_property
+    def data(self) -> Preferences:
+        """The preferences, by whoever needs them."""
+        assert self.preferences is not None, "this feed draws from preferences"
+        return self.preferences
 
-def make_feeds(
-    source: Source, phases: Sequence[Phase], learner: Any, config: Any
-) -> Mapping[Feed, Callable[[Tensor], Any]]:
-    """The feeds that these phases name.
+    @cached_property
+    def steps(self) -> Steps:
+        """The recorded steps on the device, one copy for all feeds."""
+        return steps_of(self.data, self.device)
+
+    @cached_property
+    def sides(self) -> tuple[Preferences, Preferences]:
+        """(fitting, held out)."""
+        return split_by_episode(self.data)
+
+
+def check_feeds(
+    phases: Sequence[Phase | OnlinePhase], info: PreferenceInfo, rewards: bool, method: str
+) -> None:
+    """Refuse data that do not hold what a phase is fed with; the data need not be there yet.
+
+    Args:
+        phases: of the method.
+        info: what the data are, or will be.
+        rewards: whether they hold the environment's rewards.
+        method: what messages call it.
 
     Raises:
-        UserError: the data do not hold what a feed needs.
+        UserError: the first thing that is missing.
     """
-    least = getattr(config, "least_segment_length", None)
-    if least and (info := source.preferences.info).segment_length < least:
+    if info.pairs == "dense":
+        check_annotator(info.annotator, info.annotator_settings)
+    for phase in phases:
+        if not phase.steps:
+            continue
+        feed = phase.feed if isinstance(phase, Phase) else phase.feed.offline
+        least = feed.least_length if isinstance(feed, Segments) else 1
+        least = 2 if isinstance(feed, Transitions) else least
+        if info.segment_length < least:
+            raise UserError(
+                f"{info.title} holds segments of {info.segment_length} step, and {method} needs at "
+                f"least {least}. Label with --segment-length {least} or more."
+            )
+        if (isinstance(feed, BestEpisodes) or getattr(feed, "rewards", False)) and not rewards:
+            raise UserError(
+                f"{info.title} holds no rewards, and {method} learns from the true ones. Take a "
+                "method that learns from comparisons alone, such as cpl."
+            )
+        if isinstance(feed, Segments):
+            check_count(info, feed.count)
+            if feed.ranked and info.pairs == "sparse":
+                raise UserError(
+                    f"{info.title} holds single comparisons, and --reward.loss ranking needs "
+                    "ranked answers. Label with --pairs ranked or dense, or use pairs."
+                )
+
+
+def stretches(
+    source: Source, phases: Sequence[Phase | OnlinePhase], learner: object
+) -> list[Stretch]:
+    """The phases that get any steps, with their batches.
+
+    Raises:
+        UserError: the data do not hold what a feed needs, or nothing can be rolled out.
+    """
+    wanted = [phase for phase in phases if phase.steps]
+    made: dict[Feed, Draw] = {}
+
+    def draw(feed: Feed) -> Draw:
+        if feed not in made:
+            made[feed] = _draw(source, feed)
+        return made[feed]
+
+    result, begins = [], 0
+    for phase in wanted:
+        if isinstance(phase, Phase):
+            result.append(stretch(phase, draw(phase.feed)))
+        else:
+            result.append(_online(source, phase, learner, begins, draw))
+        begins += phase.steps
+    return result
+
+
+def _draw(source: Source, feed: Feed) -> Draw:
+    data = source.data
+    if isinstance(feed, Segments):
+        side = data if feed.side == "all" else source.sides[0]
+        return PreferenceSampler(side, source.seeds, feed.count, source.steps, feed.rewards).draw
+    if isinstance(feed, Transitions):
+        return TransitionSampler(
+            source.steps,
+            source.seeds,
+            feed.count,
+            rows=followed_rows(data),
+            following=True,
+            rewards=feed.rewards,
+        ).draw
+    if source.task is None:
+        raise UserError(f"{data.info.title} names no task, and its horizon decides returns.")
+    rows = best_episodes(data, feed.percent, source.task.horizon_steps)
+    return TransitionSampler(source.steps, source.seeds, feed.count, rows=rows).draw
+
+
+def followed_rows(preferences: Preferences) -> np.ndarray:
+    """The steps of all segments of which it is known what followed: another step, or the end."""
+    starts, k = preferences.segment_starts, preferences.info.segment_length
+    rows = np.add.outer(starts, np.arange(k - 1)).ravel()
+    if preferences.terminations is None:
+        return rows
+    last = starts + k - 1
+    return np.concatenate([rows, last[preferences.terminations[last] > 0]])
+
+
+def _online(
+    source: Source,
+    phase: OnlinePhase,
+    learner: object,
+    begins: int,
+    draw: Callable[[Feed], Draw],
+) -> Stretch:
+    if source.task is None or source.pool is None:
         raise UserError(
-            f"{info.title} holds segments of {info.segment_length} step, and this method needs "
-            f"at least {least}. Label with --segment-length {least} or more."
+            f"The phase '{phase.name}' learns from its own episodes, and there is no simulator: "
+            "name a task."
         )
-    makers: dict[Feed, Callable[[], Callable[[Tensor], Any]]] = {
-        "segments": lambda: _segments(source, source.preferences, config),
-        "rewarded segments": lambda: _segments(source, source.preferences, config, rewards=True),
-        "transitions": lambda: _transitions(source, config),
-        "rewarded transitions": lambda: _transitions(source, config, rewards=True),
-        "fitting": lambda: _fitting(source, config),
-        "best episodes": lambda: _best(source, config),
-        "rollouts": lambda: _RolloutFeed(source, phases, learner, config),
-    }
-    wanted: list[Feed] = list(dict.fromkeys(phase.feed for phase in phases if phase.steps))
-    return {name: makers[name]() for name in wanted}
-
-
-def _segments(
-    source: Source, preferences: Preferences, config: Any, rewards: bool = False
-) -> Callable[[Tensor], PreferenceBatch]:
-    return PreferenceSampler(
-        preferences,
-        source.seeds,
-        config.segments_per_batch,
+    feed = RolloutFeed(
+        phase.feed,
+        cast(OnPolicy, learner),
+        source.task,
+        source.pool,
+        source.members,
         source.device,
-        with_rewards=rewards,
-    ).draw
-
-
-def _transitions(
-    source: Source, config: Any, rewards: bool = False
-) -> Callable[[Tensor], PreferenceBatch]:
-    preferences = source.preferences
-    within = np.arange(preferences.info.segment_length - 1)  # a segment's last step has no next one
-    return TransitionSampler(
-        preferences.observations,
-        preferences.actions,
-        source.seeds,
-        config.transitions_per_batch,
-        source.device,
-        rewards=true_rewards(preferences) if rewards else None,
-        rows=np.add.outer(preferences.segment_starts, within).ravel(),
-        steps=2,
-    ).draw
-
-
-def _fitting(source: Source, config: Any) -> Callable[[Tensor], PreferenceBatch]:
-    if config.reward_loss == "ranking" and source.preferences.info.pairs == "sparse":
-        raise UserError(
-            f"{source.preferences.info.title} holds single comparisons, and --reward-loss ranking "
-            "needs ranked answers. Label with --pairs ranked or dense, or use --reward-loss pairs."
-        )
-    return _segments(source, split_by_episode(source.preferences)[0], config)
-
-
-def _best(source: Source, config: Any) -> Callable[[Tensor], PreferenceBatch]:
-    rows = best_episodes(source.preferences, config.percent, source.task.horizon_steps)
-    return TransitionSampler(
-        source.preferences.observations[rows],
-        source.preferences.actions[rows],
-        source.seeds,
-        config.transitions_per_batch,
-        source.device,
-    ).draw
-
-
-def episodes_per_collection(learner: OnPolicy, horizon_steps: int) -> int:
-    """Whole episodes that hold the transitions a collection wants, a member."""
-    return -(-learner.transitions_per_collection // horizon_steps)
-
-
-class _RolloutFeed:
-    """Runs a member's episodes whenever its last collection is used up."""
-
-    def __init__(self, source: Source, phases: Sequence[Phase], learner: OnPolicy, config: Any):
-        self.source, self.learner = source, learner
-        self.begins = sum(phase.steps for phase in phases if phase.feed != "rollouts")
-        if phases[-1].feed != "rollouts" or sum(p.feed == "rollouts" for p in phases) != 1:
-            raise ValueError("rollouts feed the last phase, and only that")
-        self.episodes = episodes_per_collection(learner, source.task.horizon_steps)
-        self.offline = (
-            _segments(source, source.preferences, config) if learner.mixes_offline else None
-        )
-
-    def __call__(self, step: Tensor) -> RolloutBatch:
-        collection, update = divmod(int(step) - self.begins, self.learner.updates_per_collection)
-        fresh = self._collect(collection) if update == 0 else None
-        return RolloutBatch(step, fresh, self.offline(step) if self.offline else None)
-
-    def _collect(self, collection: int) -> Rollouts:
-        source, count = self.source, self.episodes
-        seeds = [
-            seed
-            for member in source.members
-            for seed in episode_seeds("rollouts", count, collection, member)
-        ]
-        policies = [i for i in range(len(source.members)) for _ in range(count)]
-        trajectories = source.pool.episodes(
-            source.task,
-            seeds,
-            policies,
-            member_weights(self.learner.behaviour()),
-            EpisodeRules(sampled=True),
-            label=f"collection {collection + 1}",
-        )
-
-        def stacked(name: str) -> Tensor:
-            values = np.stack([getattr(each, name) for each in trajectories])
-            tensor = torch.tensor(values, device=source.device)
-            return tensor.view(len(source.members), count, *tensor.shape[1:])
-
-        return Rollouts(
-            observations=stacked("observations"),
-            actions=stacked("actions"),
-            rewards=stacked("rewards").float(),
-            successes=stacked("succeeded"),
-        )
+        begins,
+        draw(phase.feed.offline) if phase.feed.offline else None,
+    )
+    return Stretch(phase.name, phase.steps, lambda step: phase.update(feed.draw(step)))

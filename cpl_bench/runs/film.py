@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cpl_bench.core.cards import TaskCard, load_task
+from cpl_bench.core.cards import TaskCard
+from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import atomic_path
+from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.core.progress import say
 from cpl_bench.core.seeds import episode_seeds
-from cpl_bench.runs.assess import by_seed, member_weights
-from cpl_bench.runs.evaluations import read_evaluations
+from cpl_bench.runs.evaluations import read_evaluations, scores_by_seed
 from cpl_bench.runs.folder import RunFolder
-from cpl_bench.tasks.policies import Weights
 from cpl_bench.tasks.pool import RolloutPool
 
 FRAME_SKIP = 4
@@ -31,28 +31,38 @@ RENDER_HINT = (
 )
 
 
-def film(run: Path, checkpoint: int | None = None, path: Path | None = None) -> Path | None:
-    """One episode of a run's best member as an animated WebP; None, with a hint, if it can't be."""
+def film(
+    run: Path, checkpoint: int | None = None, path: Path | None = None, task: TaskCard | None = None
+) -> Path | None:
+    """One episode of a run's best member as an animated WebP; None, with a hint, if it can't be.
+
+    Raises:
+        UserError: no run, no such checkpoint, or a run on data without a task and none given.
+    """
     folder = RunFolder(run)
     record = folder.read()
-    step, stacked = folder.at(checkpoint)
-    weights = member_weights(stacked)
+    task = task or record.task
+    if task is None:
+        raise UserError(f"{run} was trained on data that name no task; say which with --task.")
+    step, weights = folder.at(checkpoint)
     last = step == folder.checkpoint_steps()[-1]
+    elsewhere = "" if task == record.task else f"-{task.name}"
     source = folder.final if last and folder.final.exists() else folder.evaluations
     rows = read_evaluations(source) if source.exists() else {}
     here = {name: values[rows["step"] == step] for name, values in rows.items()}
-    rates = by_seed(here) if rows else {}
-    best = max(range(len(weights)), key=lambda i: rates.get(record["seeds"][i], 0.0))
-    path = path or run / f"rollout-{step}.webp"
-    frames = _render(load_task(record["task"]), weights[best], record["seeds"][best])
+    scores = scores_by_seed(here, record.scoring) if rows else {}
+    members = weights.members()
+    best = max(range(len(members)), key=lambda i: scores.get(record.seeds[i], -np.inf))
+    path = path or run / f"rollout-{step}{elsewhere}.webp"
+    frames = _render(task, members[best], record.seeds[best])
     if frames is None:
         return None
     _write_webp(path, frames)
-    say(f"Filmed {record['method']} (seed {record['seeds'][best]}) → {path}")
+    say(f"Filmed {record.method} (seed {record.seeds[best]}) → {path}")
     return path
 
 
-def _render(task: TaskCard, weights: Weights, seed: int) -> list[np.ndarray] | None:
+def _render(task: TaskCard, weights: PolicyWeights, seed: int) -> list[np.ndarray] | None:
     """Frames of the first success among a few test episodes, else of the last tried."""
     import os
 

@@ -11,25 +11,20 @@ runs/<dataset>/<algorithm>[-note]/
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import write_atomically
+from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.runs.evaluations import drop_after
+from cpl_bench.runs.metrics import drop_metrics_after
+from cpl_bench.runs.record import RunRecord, read_record, write_record
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-METRICS_HEADER = "step,phase,seed,metric,value"
 
 
 @dataclass(frozen=True)
@@ -54,29 +49,16 @@ class RunFolder:
     def state(self) -> Path:
         return self.path / "state.safetensors"
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> RunRecord:
         """The content of run.json.
 
         Raises:
-            UserError: this is no run folder.
+            UserError: this is no run folder, or a damaged one.
         """
-        try:
-            record = json.loads((self.path / "run.json").read_text())
-        except FileNotFoundError:
-            raise UserError(
-                f"{self.path} is no run folder: it has no run.json. "
-                "`cpl-bench list runs` shows those there are."
-            ) from None
-        except (OSError, ValueError) as problem:
-            raise UserError(f"{self.path / 'run.json'} cannot be read: {problem}.") from None
-        needed = ("dataset", "task", "method", "seeds", "steps")
-        missing = [key for key in needed if not isinstance(record, dict) or key not in record]
-        if missing:
-            raise UserError(f"{self.path / 'run.json'} lacks {', '.join(missing)}; train again.")
-        return record
+        return read_record(self.path)
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        write_atomically(self.path / "run.json", json.dumps(record, indent=2) + "\n")
+    def write(self, record: RunRecord) -> None:
+        write_record(self.path / "run.json", record)
 
     def checkpoint(self, step: int) -> Path:
         return self.path / "checkpoints" / f"{step}.safetensors"
@@ -87,25 +69,27 @@ class RunFolder:
             int(path.stem) for path in (self.path / "checkpoints").glob("[0-9]*.safetensors")
         )
 
-    def read_weights(self, step: int) -> dict[str, np.ndarray]:
-        """What acts at a checkpoint.
+    def read_weights(self, step: int) -> PolicyWeights:
+        """What acts at a checkpoint, members on the leading axis.
 
         Raises:
             UserError: no such checkpoint, or a damaged one.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        from safetensors import SafetensorError, safe_open
 
         path = self.checkpoint(step)
         if not path.is_file():
             steps = ", ".join(map(str, self.checkpoint_steps())) or "none"
             raise UserError(f"{self.path} has no checkpoint of step {step}; there are: {steps}.")
         try:
-            return load_file(path)
-        except SafetensorError as problem:
+            with safe_open(path, framework="numpy") as file:
+                about = json.loads(file.metadata()["policy"])
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return PolicyWeights(about["kind"], arrays, about["chunk_length"])
+        except (SafetensorError, KeyError, TypeError, ValueError) as problem:
             raise UserError(f"{path} is damaged ({problem}); train again.") from None
 
-    def at(self, step: int | None) -> tuple[int, dict[str, np.ndarray]]:
+    def at(self, step: int | None) -> tuple[int, PolicyWeights]:
         """The checkpoint asked for, or the last: its step and what acts there.
 
         Raises:
@@ -117,10 +101,12 @@ class RunFolder:
         step = steps[-1] if step is None else step
         return step, self.read_weights(step)
 
-    def write_checkpoint(self, step: int, weights: dict[str, np.ndarray]) -> None:
+    def write_checkpoint(self, step: int, weights: PolicyWeights) -> None:
         from safetensors.numpy import save
 
-        write_atomically(self.checkpoint(step), save(weights))
+        about = {"kind": weights.kind, "chunk_length": weights.chunk_length}
+        policy = {"policy": json.dumps(about)}  # a single key: the order of several would be random
+        write_atomically(self.checkpoint(step), save(weights.arrays, policy))
 
     def write_state(self, step: int, state: dict[str, Tensor]) -> None:
         """Written last at a checkpoint: a resume starts from here."""
@@ -129,48 +115,35 @@ class RunFolder:
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         write_atomically(self.state, save(tensors, {"step": str(step)}))
 
+    def state_step(self) -> int | None:
+        """The step that a resume would start from; None where nothing was kept."""
+        return self._read_state(tensors=False)[0] if self.state.is_file() else None
+
     def read_state(self) -> tuple[int, dict[str, Tensor]]:
         """The step and state of the last checkpoint.
 
         Raises:
             UserError: there is none, or it is damaged.
         """
-        from safetensors import SafetensorError, safe_open
-
         if not self.state.is_file():
             raise UserError(f"{self.path} has nothing to resume from: no state.safetensors.")
+        return self._read_state(tensors=True)
+
+    def _read_state(self, tensors: bool) -> tuple[int, dict[str, Tensor]]:
+        from safetensors import SafetensorError, safe_open
+
         try:
             with safe_open(self.state, framework="pt") as file:
                 step = int(file.metadata()["step"])
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                names = list(file.keys()) if tensors else []
+                return step, {name: file.get_tensor(name) for name in names}
         except (SafetensorError, KeyError, TypeError, ValueError) as problem:
             raise UserError(f"{self.state} is damaged ({problem}); train again.") from None
-        return step, state
 
     def drop_after(self, step: int) -> None:
         """Take out what was written beyond `step`, for resuming from there."""
         drop_after(self.evaluations, step)
-        self._drop_metrics_after(step)
+        drop_metrics_after(self.metrics, step)
         for later in self.checkpoint_steps():
             if later > step:
                 self.checkpoint(later).unlink()
-
-    def append_metrics(
-        self, step: int, phase: str, seeds: list[int], metrics: Mapping[str, Tensor]
-    ) -> None:
-        """One line a member and metric."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        for name, values in metrics.items():
-            for seed, value in zip(seeds, values.tolist(), strict=True):
-                writer.writerow([step, phase, seed, name, repr(value)])
-        if not self.metrics.exists():
-            write_atomically(self.metrics, METRICS_HEADER + "\n")
-        with self.metrics.open("a") as file:
-            file.write(text.getvalue())
-
-    def _drop_metrics_after(self, step: int) -> None:
-        if self.metrics.exists():
-            header, *lines = self.metrics.read_text().split("\n")[:-1]
-            kept = [line for line in lines if int(line.split(",")[0]) <= step]
-            write_atomically(self.metrics, "\n".join([header, *kept]) + "\n")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cpl_bench.learning.interface import PreferenceBatch
 from cpl_bench.learning.transitions import clipped
-from cpl_bench.preferences.annotators import ANNOTATORS
+from cpl_bench.preferences.annotators import ask
 from cpl_bench.preferences.format import Preferences
 from cpl_bench.preferences.holdout import restricted
 
@@ -32,9 +32,10 @@ def held_out_batch(
     rows = part.segment_starts[:, None] + np.arange(k)  # (m, k)
     if info.pairs == "dense":
         first, second = np.triu_indices(len(rows), 1)
-        answers = ANNOTATORS[info.annotator](part.scores[first], part.scores[second])
+        answers, weight = ask(part, first, second)
     else:
         first, second, answers = part.first, part.second, part.prefers_second
+        weight = np.ones(len(first)) if part.weight is None else part.weight
 
     def tensor(values: np.ndarray, kind: torch.dtype) -> Tensor:
         one = torch.tensor(values, dtype=kind, device=device)
@@ -47,11 +48,15 @@ def held_out_batch(
         first=tensor(first, torch.int64),
         second=tensor(second, torch.int64),
         prefers_second=tensor(answers, torch.float32),
+        weight=tensor(weight, torch.float32),
     )
 
 
 def reliability(
-    probabilities: np.ndarray, prefers_second: np.ndarray, bins: int = 5
+    probabilities: np.ndarray,
+    prefers_second: np.ndarray,
+    bins: int = 5,
+    weight: np.ndarray | None = None,
 ) -> list[tuple[float, float, float, int]]:
     """Calibration on decided comparisons: (lowest, mean predicted, share right, count) a bin.
 
@@ -60,6 +65,8 @@ def reliability(
     left out.
     """
     decided = prefers_second != 0.5
+    if weight is not None:  # skipped questions were not decided
+        decided &= weight > 0
     predicted, answers = probabilities[decided], prefers_second[decided]
     confidence = np.maximum(predicted, 1 - predicted)
     right = (predicted > 0.5) == (answers > 0.5)

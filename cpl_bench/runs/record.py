@@ -1,12 +1,161 @@
-"""What a run says of itself."""
+"""What a run says of itself: `run.json`, written once and read back by whoever needs it."""
 
 from __future__ import annotations
 
+import json
 import platform
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
+from cpl_bench.core.cards import TaskCard
+from cpl_bench.core.errors import UserError
+from cpl_bench.core.files import write_atomically
+from cpl_bench.core.score import Score
+from cpl_bench.core.toml import build
+from cpl_bench.learning.config import MethodConfig
+from cpl_bench.preferences.format import PreferenceInfo
+
+RECORD_VERSION = 2
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run: a method on a dataset, s seeds side by side."""
+
+    dataset: str
+    """The name of the data in tables and figures."""
+    task: TaskCard | None
+    """The whole card, so that the run can be rolled out wherever it lies; None: no simulator."""
+    algorithm: str
+    """A name in `cpl_bench.learning.methods.ALGOS`, of an entry point, or `module:ENTRY`."""
+    method: str
+    """The name in tables and figures."""
+    config: dict[str, Any]
+    """The method's config, nested as its class is."""
+    seeds: tuple[int, ...]
+    """As the user counts them, from 0."""
+    steps: int
+    """Gradient steps that the run was to take."""
+    phases: tuple[tuple[str, int], ...]
+    """Name and steps of each."""
+    evaluate_every: int
+    """Gradient steps between checkpoints."""
+    episodes: int
+    """Episodes a seed in each evaluation; 0: none is made."""
+    preferences: PreferenceInfo
+    """Where the data come from."""
+    behaviour_score: float | None = None
+    """What the policy behind the data achieved on average, where it is known."""
+    online_transitions: int = 0
+    """Simulator steps that each seed was to take to learn from; 0 for offline methods."""
+    device: str = "cpu"
+    command: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    machine: dict[str, Any] = field(default_factory=dict)
+    record_version: int = RECORD_VERSION
+
+    def __post_init__(self) -> None:
+        checks = {
+            f"dataset and method must be names; got {self.dataset!r} and {self.method!r}": (
+                not (self.dataset and self.method)
+            ),
+            f"seeds must be different whole numbers from 0; got {self.seeds}": (
+                not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0
+            ),
+            f"the phases must add up to steps, {self.steps}; got {self.phases}": (
+                sum(n for _, n in self.phases) != self.steps
+            ),
+            f"behaviour_score, a success rate, must lie in [0, 1]; got {self.behaviour_score}": (
+                self.behaviour_score is not None
+                and self.scoring.is_success
+                and not 0 <= self.behaviour_score <= 1
+            ),
+            f"no number of steps may be negative; got {self.phases}, {self.online_transitions}": (
+                min(self.steps, self.online_transitions, *(n for _, n in self.phases)) < 0
+            ),
+        }
+        for problem, found in checks.items():
+            if found:
+                raise UserError(f"{problem}.")
+
+    @property
+    def scoring(self) -> Score:
+        """How the run's episodes are scored."""
+        return self.task.scoring if self.task else Score()
+
+
+DECISIVE = (
+    "algorithm",
+    "config",
+    "seeds",
+    "preferences",
+    "task",
+    "evaluate_every",
+    "episodes",
+    "method",
+    "device",
+)
+"""What must agree for a run to be taken up again."""
+
+
+def difference(before: RunRecord, now: RunRecord) -> str:
+    """The first thing that makes two records two runs; empty if nothing does.
+
+    How the preference file was asked for doesn't matter.
+    """
+    ours, theirs = (json.loads(_text(record)) for record in (before, now))
+    for table in (ours, theirs):
+        table["preferences"].pop("command")
+    for key in DECISIVE:
+        if ours[key] != theirs[key]:
+            return f"another '{key}' ({ours[key]!r}, now {theirs[key]!r})"
+    return ""
+
+
+def write_record(path: Path, record: RunRecord) -> None:
+    """Write `run.json`."""
+    write_atomically(path, _text(record))
+
+
+def read_record(folder: Path) -> RunRecord:
+    """The record of a run folder.
+
+    Raises:
+        UserError: this is no run folder, or its `run.json` is damaged, of another version or
+            contradicts itself.
+    """
+    path = folder / "run.json"
+    if not path.is_file():
+        found = "it has no run.json" if folder.is_dir() else "there is no such folder"
+        raise UserError(
+            f"{folder} is no run folder: {found}. `cpl-bench train` writes run folders, "
+            "runs/<dataset>/<algorithm>; `cpl-bench list runs` shows those there are."
+        )
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise UserError(
+            f"{path} is not readable as JSON: {problem}. Train the run again."
+        ) from None
+    if not isinstance(table, Mapping):
+        raise UserError(f"{path} must hold a table of keys, not {table!r:.100}. Train again.")
+    if table.get("record_version") != RECORD_VERSION:
+        raise UserError(
+            f"{path}: expected record_version {RECORD_VERSION}, got {table.get('record_version')}. "
+            "Train the run again, or read it with the cpl_bench that wrote it."
+        )
+    try:
+        return build(RunRecord, table, path)
+    except UserError as problem:
+        raise UserError(f"{problem} Train the run again.") from None
+
+
+def as_table(config: MethodConfig) -> dict[str, Any]:
+    """A method's config as JSON has it: nested tables, lists for tuples."""
+    return json.loads(json.dumps(asdict(config)))  # pyright: ignore[reportArgumentType]
 
 
 def machine() -> dict[str, Any]:
@@ -20,3 +169,7 @@ def machine() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
     }
     return about | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
+
+
+def _text(record: RunRecord) -> str:
+    return json.dumps(asdict(record), indent=2, allow_nan=False) + "\n"

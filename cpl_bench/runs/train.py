@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 
-from cpl_bench.core.cards import load_task
-from cpl_bench.core.errors import UserError, unknown_name
+from cpl_bench.core.cards import TaskCard
+from cpl_bench.core.errors import UserError
+from cpl_bench.core.names import slug
 from cpl_bench.core.progress import say
 from cpl_bench.core.seeds import training_seeds
 from cpl_bench.core.versions import commit, versions
-from cpl_bench.learning.interface import Phase, RewardLearner
+from cpl_bench.learning.config import MethodConfig
+from cpl_bench.learning.interface import OnlinePhase, Phase, RewardLearner, Segments
 from cpl_bench.learning.loop import fit
-from cpl_bench.learning.methods import ALGOS
-from cpl_bench.preferences.file import load_preferences
-from cpl_bench.preferences.format import success_rate
-from cpl_bench.preferences.holdout import split_by_episode
-from cpl_bench.runs.feeds import Source, episodes_per_collection, make_feeds
+from cpl_bench.learning.methods import find_method
+from cpl_bench.preferences.format import PreferenceInfo, Preferences, behaviour_score
+from cpl_bench.runs.feeds import Source, check_feeds, stretches
 from cpl_bench.runs.folder import RunFolder
 from cpl_bench.runs.held_out import held_out_batch
 from cpl_bench.runs.monitor import Monitor
-from cpl_bench.runs.record import machine
+from cpl_bench.runs.record import RunRecord, as_table, difference, machine
+from cpl_bench.runs.rollouts import online_transitions
 from cpl_bench.tasks.pool import RolloutPool
 
 METRICS_PER_EVALUATION = 5
-REWARDED = ("rewarded segments", "rewarded transitions", "best episodes")
-"""The feeds that need the true rewards."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class TrainOptions:
     evaluate_every: int = 500
     """Gradient steps between evaluations; a checkpoint is written at each."""
     episodes: int = 25
-    """Episodes a seed in each evaluation, all of them new."""
+    """Episodes a seed in each evaluation, all of them new; 0 makes none."""
     note: str = ""
     """Added to the run folder's name."""
     method: str = ""
@@ -62,75 +60,70 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise UserError(f"Seeds must be different whole numbers from 0, not {self.seeds}.")
-        if self.evaluate_every < 1 or self.episodes < 1:
+        if self.evaluate_every < 1 or self.episodes < 0:
             raise UserError(
-                f"--evaluate-every and --episodes must be at least 1, not {self.evaluate_every} "
-                f"and {self.episodes}."
+                "--evaluate-every must be at least 1 and --episodes at least 0, not "
+                f"{self.evaluate_every} and {self.episodes}."
             )
+        if self.resume and self.overwrite:
+            raise UserError("--resume continues a run and --overwrite deletes it: choose one.")
 
 
 def train(
-    preference_file: Path,
+    preferences: Preferences,
     dataset: str,
     algorithm: str,
-    config: Any,
+    config: MethodConfig,
     options: TrainOptions,
-    pool: RolloutPool,
+    pool: RolloutPool | None,
+    task: TaskCard | None,
     command: str = "",
 ) -> Path:
     """Train one method on one dataset; returns the run folder.
 
+    Without a `task` or a `pool` nothing is rolled out: the run has checkpoints and no evaluations.
+
     Raises:
-        UserError: an unknown algorithm, an unreadable preference file, a GPU that isn't there, or
-            a run folder that holds something else.
+        UserError: an unknown algorithm, data that do not hold what the method needs, a GPU that
+            isn't there, or a run folder that holds something else.
     """
-    if algorithm not in ALGOS:
-        raise unknown_name("algorithm", algorithm, ALGOS)
+    for what, name in (("dataset", dataset), ("note", options.note)):
+        if name != Path(name).name and name:
+            raise UserError(f"A {what}'s name is part of a folder's, and cannot be '{name}'.")
+    entry = find_method(algorithm)
+    title = options.method or entry.title(config)
     device = choose_device(options.device)
     if device.type == "cuda":  # sums over comparisons would come in any order
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    preferences = load_preferences(preference_file)
     seeds = training_seeds(options.seeds)
-    learner = ALGOS[algorithm].build(
-        config,
-        preferences.observations.shape[1],
-        preferences.actions.shape[1],
-        seeds,
-        device,
-    )
-    phases = learner.phases(config.steps)
-    task = load_task(preferences.info.task)
-    if preferences.rewards is None and any(phase.feed in REWARDED for phase in phases):
-        others = ", ".join(name for name, entry in ALGOS.items() if not entry.oracle)
-        raise UserError(
-            f"{preference_file} holds no rewards, and {ALGOS[algorithm].title(config)} "
-            f"({algorithm}) learns from the true ones. Methods that learn without them: {others}."
-        )
+    sizes = preferences.observations.shape[1], preferences.actions.shape[1]
+    learner = entry.build(config, *sizes, seeds, device)
+    phases = learner.phases()
+    check_feeds(phases, preferences.info, preferences.rewards is not None, title)
     source = Source(preferences, task, pool, options.seeds, seeds, device)
-    feeds = make_feeds(source, phases, learner, config)
-    name = f"{algorithm}-{options.note}" if options.note else algorithm
-    folder = RunFolder(options.runs / dataset / name)
-    record = {
-        "dataset": dataset,
-        "task": task.name,
-        "algorithm": algorithm,
-        "method": options.method or ALGOS[algorithm].title(config),
-        "config": asdict(config),
-        "seeds": list(options.seeds),
-        "steps": config.steps,
-        "phases": [[phase.name, phase.steps] for phase in phases],
-        "evaluate_every": options.evaluate_every,
-        "episodes": options.episodes,
-        "behaviour_success": success_rate(preferences),
-        "online_transitions": online_transitions(phases, learner, task.horizon_steps),
-        "preferences": asdict(preferences.info),
-        "device": device.type,
-        "command": command,
-        "versions": versions(task.simulators),
-        "commit": commit(),
-        "machine": machine(),
-    }
+    training = stretches(source, phases, learner)
+    folder = RunFolder(options.runs / dataset / folder_name(algorithm, options.note))
+    record = RunRecord(
+        dataset=dataset,
+        task=task,
+        algorithm=algorithm,
+        method=title,
+        config=as_table(config),
+        seeds=options.seeds,
+        steps=config.steps,
+        phases=tuple((each.name, each.steps) for each in training),
+        evaluate_every=options.evaluate_every,
+        episodes=options.episodes if task and pool else 0,
+        preferences=preferences.info,
+        behaviour_score=behaviour_score(preferences, task.scoring) if task else None,
+        online_transitions=online_transitions(phases, task.horizon_steps) if task else 0,
+        device=device.type,
+        command=command,
+        versions=versions(task.simulators if task else {}),
+        commit=commit(),
+        machine=machine(),
+    )
     begin = _open(folder, record, options)
     if begin == "finished":
         say(f"{folder.path} is already trained.")
@@ -141,14 +134,13 @@ def train(
         learner.load_state(state)
         say(f"Resuming {folder.path} at step {start_step}.")
     folder.drop_after(start_step)
-    fitted = {phase.name for phase in phases if phase.feed == "fitting" and phase.steps}
-    held_out = None
-    if fitted:
-        held_out = held_out_batch(split_by_episode(preferences)[1], len(seeds), device)
+    examines = hasattr(learner, "examine")
+    fitted = {phase.name for phase in phases if phase.steps and _is_fitting(phase) and examines}
+    held_out = held_out_batch(source.sides[1], len(seeds), device) if fitted else None
     pauses = _pauses(options.evaluate_every, config.steps)
-    label = f"training {record['method']} on {dataset}"
+    caption = f"training {title} on {dataset}"
     with closing(Monitor(folder, pool, record, start_step)) as monitor:
-        for pause in fit(phases, feeds, pauses, device, start_step, label):
+        for pause in fit(training, pauses, device, start_step, caption):
             if held_out is not None and pause.phase in fitted:
                 pause.metrics.update(cast(RewardLearner, learner).examine(held_out))
             monitor.note(pause)
@@ -158,13 +150,27 @@ def train(
     return folder.path
 
 
-def online_transitions(phases: Sequence[Phase], learner: Any, horizon_steps: int) -> int:
-    """Simulator steps that a member takes to learn from; 0 for offline methods."""
-    updates = sum(phase.steps for phase in phases if phase.feed == "rollouts")
-    if not updates:
-        return 0
-    episodes = episodes_per_collection(learner, horizon_steps)
-    return -(-updates // learner.updates_per_collection) * episodes * horizon_steps
+def folder_name(algorithm: str, note: str = "") -> str:
+    """What a run's folder is called."""
+    name = slug(algorithm) if ":" in algorithm else algorithm
+    return f"{name}-{note}" if note else name
+
+
+def check_method(algorithm: str, config: MethodConfig, info: PreferenceInfo, rewards: bool) -> None:
+    """Refuse what cannot be trained, before any data are made for it.
+
+    Args:
+        algorithm: its name.
+        config: its settings.
+        info: what the preferences will be.
+        rewards: whether they will hold the environment's.
+
+    Raises:
+        UserError: as `train` would raise it.
+    """
+    entry = find_method(algorithm)
+    learner = entry.build(config, 1, 1, [0], torch.device("cpu"))  # phases are those of any size
+    check_feeds(learner.phases(), info, rewards, entry.title(config))
 
 
 def choose_device(name: str) -> torch.device:
@@ -189,43 +195,35 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def _is_fitting(phase: Phase | OnlinePhase) -> bool:
+    return isinstance(phase.feed, Segments) and phase.feed.side == "fitting"
+
+
 def _open(
-    folder: RunFolder, record: dict[str, Any], options: TrainOptions
+    folder: RunFolder, record: RunRecord, options: TrainOptions
 ) -> Literal["start", "resume", "finished"]:
     """Make the run folder, or check that the one there holds this very run."""
-    if options.overwrite and folder.path.exists():
-        folder.read()  # refuses to delete what is no run
+    if options.overwrite and (folder.path / "run.json").is_file():  # damaged or old ones, too
         shutil.rmtree(folder.path)
     if not (folder.path / "run.json").exists():
         if folder.path.exists() and any(folder.path.iterdir()):
             raise UserError(f"{folder.path} exists and is no run; choose another --note.")
         folder.write(record)
         return "start"
-    before = folder.read()
-    wanted = json.loads(json.dumps(record))
-    decisive = ("config", "seeds", "preferences", "evaluate_every", "episodes", "method", "device")
-    for key in decisive:
-        if _decisive(before, key) != _decisive(wanted, key):
-            raise UserError(
-                f"{folder.path} holds a run with another '{key}' ({before.get(key)!r}, now "
-                f"{wanted[key]!r}). Use --note NAME for a run beside it, or --overwrite."
-            )
-    if record["steps"] in folder.checkpoint_steps() and folder.state.exists():
+    if other := difference(folder.read(), record):
+        raise UserError(
+            f"{folder.path} holds a run with {other}. Use --note NAME for a run beside it, or "
+            "--overwrite."
+        )
+    reached = folder.state_step()  # written last: a checkpoint without its state isn't finished
+    if reached == record.steps and record.steps in folder.checkpoint_steps():
         return "finished"
     if not options.resume:
         raise UserError(
             f"{folder.path} holds an unfinished run. Use --resume to continue it, --overwrite to "
             "start again, or --note NAME for another beside it."
         )
-    return "resume" if folder.state.exists() else "start"
-
-
-def _decisive(record: dict[str, Any], key: str) -> Any:
-    """What must agree for a resume; how the preference file was asked for doesn't matter."""
-    value = record.get(key)
-    if key == "preferences" and isinstance(value, dict):
-        return {name: entry for name, entry in value.items() if name != "command"}
-    return value
+    return "start" if reached is None else "resume"
 
 
 def _pauses(evaluate_every: int, last: int) -> Sequence[int]:

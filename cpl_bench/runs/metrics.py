@@ -1,0 +1,88 @@
+"""`metrics.csv` of a run folder: what a training noted of itself, a line a number.
+
+step,phase,seed,metric,value
+100,clone,0,clone_loss,0.41
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cpl_bench.core.errors import UserError
+from cpl_bench.core.files import write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+METRICS_HEADER = "step,phase,seed,metric,value"
+_REMEDY = "Resume its training with --resume, or train it again."
+
+
+def append_metrics(
+    path: Path, step: int, phase: str, seeds: Sequence[int], metrics: Mapping[str, Tensor]
+) -> None:
+    """Add a line a member and metric."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for name, values in metrics.items():
+        for seed, value in zip(seeds, values.tolist(), strict=True):
+            writer.writerow([step, phase, seed, name, repr(value)])
+    if not path.exists():
+        write_atomically(path, METRICS_HEADER + "\n")
+    with path.open("a") as file:
+        file.write(text.getvalue())
+
+
+def drop_metrics_after(path: Path, step: int) -> None:
+    """Take out what was noted beyond `step`, and a last line that a kill left unfinished."""
+    if path.exists():
+        header, *lines = path.read_text().split("\n")[:-1]
+        kept = [line for line in lines if int(line.split(",")[0]) <= step]
+        write_atomically(path, "\n".join([header, *kept]) + "\n")
+
+
+def read_metrics(
+    path: Path, phase: str, metrics: Sequence[str]
+) -> dict[str, dict[tuple[int, int], float]]:
+    """{metric: {(step, seed): value}} of some metrics in a phase; every line is checked.
+
+    Raises:
+        UserError: the file is damaged; the line is named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as problem:
+        raise UserError(f"{path} cannot be read: {problem}. {_REMEDY}") from None
+    lines = text.splitlines()
+    if not lines or lines[0] != METRICS_HEADER:
+        found = f"'{lines[0][:100]}'" if lines else "an empty file"
+        raise UserError(
+            f"{path} is no file of metrics: expected the header '{METRICS_HEADER}', got {found}. "
+            f"{_REMEDY}"
+        )
+    if not text.endswith("\n"):
+        raise UserError(f"{path}, line {len(lines)} is cut off: '{lines[-1][:100]}'. {_REMEDY}")
+    values: dict[str, dict[tuple[int, int], float]] = {metric: {} for metric in metrics}
+    for number, line in enumerate(lines[1:], start=2):
+        cells = line.split(",")
+        try:
+            step, of_phase, seed, metric, value = cells
+            place, amount = (int(step), int(seed)), float(value)
+        except ValueError:
+            raise UserError(
+                f"{path}, line {number}: expected '{METRICS_HEADER}' with numbers for step, seed "
+                f"and value, got '{line[:100]}'. {_REMEDY}"
+            ) from None
+        if of_phase != phase or metric not in values:
+            continue
+        if place in values[metric]:
+            raise UserError(
+                f"{path}, line {number}: '{metric}' of seed {seed} at step {step} stands there "
+                f"more than once. {_REMEDY}"
+            )
+        values[metric][place] = amount
+    return values
