@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 
-from cpl_bench.core.cards import load_task, task_names
+from cpl_bench.core.cards import task_cards
 from cpl_bench.core.dataset_cards import dataset_names, load_dataset_card
 from cpl_bench.core.errors import UserError
-from cpl_bench.preferences.label import preference_path
+from cpl_bench.preferences.labelling import preference_path
 from cpl_bench.runs.folder import RunFolder
 
 
 def tasks() -> Iterator[str]:
-    """Name, Gymnasium id, horizon, description."""
-    for name in task_names():
-        card = load_task(name)
+    """Name, Gymnasium id, horizon, description, reference numbers."""
+    for name, card in task_cards().items():
         yield f"{name:<27}{card.env_id:<39}{card.horizon_steps:>4} steps  {card.description}"
+        if card.references:
+            yield f"{'':<27}{card.references}"
 
 
 def datasets() -> Iterator[str]:
@@ -32,18 +34,32 @@ def datasets() -> Iterator[str]:
 
 def algos() -> Iterator[str]:
     """Name and summary."""
-    from cpl_bench.learning.methods import ALGOS
+    from cpl_bench.learning.methods import summaries
 
-    for name, entry in ALGOS.items():
-        yield f"{name:<27}{entry.summary}"
+    for name, summary in summaries().items():
+        yield f"{name:<27}{summary}"
 
 
 def scorers() -> Iterator[str]:
     """Name and the first line of the docstring."""
-    from cpl_bench.preferences.scorers import SCORERS
+    from cpl_bench.preferences.scorers import GROUP, SCORERS
 
-    for name, scorer in SCORERS.items():
-        yield f"{name:<27}{(scorer.__doc__ or '').splitlines()[0]}"
+    yield from _functions(SCORERS, GROUP)
+
+
+def annotators() -> Iterator[str]:
+    """Name and the first line of the docstring."""
+    from cpl_bench.preferences.annotators import ANNOTATORS, GROUP
+
+    yield from _functions(ANNOTATORS, GROUP)
+
+
+def _functions(ours: Mapping[str, Callable[..., object]], group: str) -> Iterator[str]:
+    """Ours with the first line of their docstrings, and those of installed packages."""
+    for name, function in ours.items():
+        yield f"{name:<27}{(function.__doc__ or '').splitlines()[0]}"
+    for point in entry_points(group=group):
+        yield f"{point.name:<27}from {point.value}"
 
 
 def runs() -> Iterator[str]:
@@ -56,7 +72,7 @@ def runs() -> Iterator[str]:
             continue
         steps = [int(each.stem) for each in path.parent.glob("checkpoints/[0-9]*.safetensors")]
         reached = max(steps, default=0)
-        yield f"{path.parent!s:<47}{record['method']:<16}step {reached} of {record['steps']}"
+        yield f"{path.parent!s:<47}{record.method:<16}step {reached} of {record.steps}"
 
 
 KINDS: dict[str, Callable[[], Iterator[str]]] = {
@@ -64,5 +80,6 @@ KINDS: dict[str, Callable[[], Iterator[str]]] = {
     "datasets": datasets,
     "algos": algos,
     "scorers": scorers,
+    "annotators": annotators,
     "runs": runs,
 }

@@ -1,100 +1,133 @@
-"""The verb `train` on the command line: the method is a subcommand with options of its own.
+"""The verb `train` on the command line: shared options, then the method, then its settings.
+
+The line is read in two halves, so that help costs nothing and a method can be anybody's:
+
+    cpl-bench train --data drawer-open-small --seeds 4   cpl   --lam 0.5 --policy.hidden 256 256
 
 Annotations are evaluated here and now (tyro reads them), imports of substance wait for the call.
 """
 
 import shlex
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
 from cpl_bench.core.errors import UserError
 
+if TYPE_CHECKING:
+    from cpl_bench.learning.config import MethodConfig
+
+FLAGS = ("--resume", "--overwrite", "--no-resume", "--no-overwrite", "-h", "--help")
+"""Shared options that take no value."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Train a method on a dataset, all seeds side by side. The method comes last."""
+
+    data: str
+    """A dataset card's name (collected and labelled if need be), its path, or a preference file."""
+    seeds: int = 4
+    """How many members, numbered from 0."""
+    preset: Literal["auto", "laptop", "paper"] = "auto"
+    """The defaults of the method's settings; auto: laptop on a CPU, paper on a GPU."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    task: str | None = None
+    """Where policies are rolled out, if not where the data come from: a card's name or path, a
+    Gymnasium id, or module:Class."""
+    evaluate_every: int = 0
+    """Gradient steps between evaluations; 0: 500 (laptop) or 5000 (paper)."""
+    episodes: int = 25
+    """Episodes a seed in each evaluation; 0 trains without a simulator."""
+    note: str = ""
+    """Added to the run folder's name."""
+    title: str = ""
+    """The name in tables and figures; the method's own by default."""
+    runs: Path = Path("runs")
+    """Where run folders are made."""
+    resume: bool = False
+    """Continue a run that was cut off."""
+    overwrite: bool = False
+    """Delete a run of the same name first."""
+    workers: int = 0
+    """Rollout processes; 0 for one a processor."""
+
 
 def train(words: Sequence[str]) -> None:
     """Read the rest of a `cpl-bench train` line and train."""
-    from cpl_bench.learning.methods import ALGOS
+    from cpl_bench.learning.methods import preset_of, summaries
 
-    preset = _preset(words)
-    methods: Any = tyro.extras.subcommand_type_from_defaults(
-        {name: entry.presets[preset] for name, entry in ALGOS.items()},
-        {name: entry.summary for name, entry in ALGOS.items()},
-        prefix_names=False,
-    )
-
-    def run(
-        data: str,
-        method: tyro.conf.OmitArgPrefixes[methods],  # pyright: ignore[reportInvalidTypeForm]
-        seeds: int = 4,
-        preset: Literal["auto", "laptop", "paper"] = "auto",
-        device: str = "auto",
-        evaluate_every: int = 0,
-        episodes: int = 25,
-        note: str = "",
-        title: str = "",
-        runs: Path = Path("runs"),
-        resume: bool = False,
-        overwrite: bool = False,
-        workers: int = 0,
-    ) -> None:
-        """Train a method on a dataset, all seeds side by side. The method comes last.
-
-        Args:
-            data: a dataset card's name (collected and labelled if need be) or a preference file.
-            method: the algorithm and its settings.
-            seeds: how many members, numbered from 0.
-            preset: the defaults of the method's settings; auto: laptop on a CPU, paper on a GPU.
-            device: auto, cpu, cuda or cuda:N.
-            evaluate_every: gradient steps between evaluations; 0: 500 (laptop) or 5000 (paper).
-            episodes: episodes a seed in each evaluation.
-            note: added to the run folder's name.
-            title: the name in tables and figures; the algorithm's own by default.
-            runs: where run folders are made.
-            resume: continue a run that was cut off.
-            overwrite: delete a run of the same name first.
-            workers: rollout processes; 0 for one a processor.
-        """
-        from cpl_bench.experiments.make import find_preferences
-        from cpl_bench.learning.presets import EVALUATE_EVERY, algorithm_of
-        from cpl_bench.runs.train import TrainOptions, choose_device
-        from cpl_bench.runs.train import train as fit
-        from cpl_bench.tasks.pool import RolloutPool
-
-        if seeds < 1 or episodes < 1 or evaluate_every < 0:
-            raise UserError(
-                "--seeds and --episodes must be at least 1, --evaluate-every at least 0."
-            )
-        choose_device(device)  # refuse before data are made
-        every = EVALUATE_EVERY[_preset(words)]
-        options = TrainOptions(
-            seeds=tuple(range(seeds)),
-            device=device,
-            evaluate_every=evaluate_every or every,
-            episodes=episodes,
-            note=note,
-            method=title,
-            runs=runs,
-            resume=resume,
-            overwrite=overwrite,
+    place = _method_place(words)
+    listing = "\n".join(f"  {name:<12}{summary}" for name, summary in summaries().items())
+    about = f"{Shared.__doc__}\n\nmethods (cpl-bench train METHOD --help shows one's settings):\n"
+    hint = about + listing + "\n  module:ENTRY  one of your own"
+    if place is None:
+        tyro.cli(Shared, prog="cpl-bench train", args=list(words), description=hint)
+        raise UserError(f"Which method? It comes last: {', '.join(summaries())}, or module:ENTRY.")
+    name, own = words[place], list(words[place + 1 :])
+    helping = any(word in ("-h", "--help") for word in own)
+    if helping:  # of the method: the shared options may be missing
+        shared = Shared(data="", preset=_preset(words))
+    else:
+        shared = tyro.cli(
+            Shared, prog="cpl-bench train", args=list(words[:place]), description=hint
         )
-        with RolloutPool(workers or None) as pool:
-            dataset, path = find_preferences(data, pool)
-            command = shlex.join(["cpl-bench", "train", *words])
-            folder = fit(path, dataset, algorithm_of(method), method, options, pool, command)
-        print(f"Trained: {folder}\nNext: cpl-bench evaluate {folder} --episodes 100")
+    preset = _chosen(shared.preset, shared.device)
+    default = preset_of(name, preset)
+    prog = f"cpl-bench train … {name}"
+    config = tyro.cli(
+        type(default), default=default, prog=prog, args=own, description=type(default).__doc__
+    )
+    _run(shared, name, preset, config, words)
 
-    tyro.cli(run, prog="cpl-bench train", args=list(words))
+
+def _run(
+    shared: Shared, name: str, preset: str, config: "MethodConfig", words: Sequence[str]
+) -> None:
+    from cpl_bench.experiments.library import train as fit
+
+    if shared.seeds < 1:
+        raise UserError(f"--seeds must be at least 1, not {shared.seeds}.")
+    options = {key: getattr(shared, key) for key in vars(shared) if key not in ("data", "preset")}
+    run = fit(
+        shared.data,
+        name,
+        settings=asdict(config),  # pyright: ignore[reportArgumentType]
+        preset=preset,
+        command=shlex.join(["cpl-bench", "train", *words]),
+        **options,
+    )
+    print(f"Trained: {run.path}\nNext: cpl-bench evaluate {run.path} --episodes 100")
 
 
-def _preset(words: Sequence[str]) -> str:
-    """What --preset says: it decides the defaults that the rest of the line is read with."""
-    options = dict(pairwise([part for word in words for part in word.split("=", 1)]))
-    if options.get("--preset") in ("laptop", "paper"):
-        return options["--preset"]
-    if options.get("--device", "auto").startswith("cpu"):
+def _method_place(words: Sequence[str]) -> int | None:
+    """Where the method stands: the first word that is no option and no option's value."""
+    place = 0
+    while place < len(words):
+        word = words[place]
+        if not word.startswith("-"):
+            return place
+        place += 1 if word in FLAGS or "=" in word else 2
+    return None
+
+
+def _preset(words: Sequence[str]) -> Any:
+    """What --preset says, where the rest of the line need not be whole."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith("--preset"):
+            return word.partition("=")[2] or following
+    return "auto"
+
+
+def _chosen(preset: str, device: str) -> str:
+    """The preset that `auto` means."""
+    if preset != "auto":
+        return preset
+    if device.startswith("cpu"):
         return "laptop"
     import torch
 

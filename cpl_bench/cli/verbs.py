@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from cpl_bench.core.errors import UserError, unknown_name
+from cpl_bench.cli.inspect import inspect
 
 Name = Annotated[str, tyro.conf.Positional]
-ListKind = Literal["all", "tasks", "datasets", "algos", "scorers", "runs"]
+ListKind = Literal["all", "tasks", "datasets", "algos", "scorers", "annotators", "runs"]
 
 
 def call(verb: str, words: Sequence[str]) -> None:
@@ -53,7 +53,7 @@ def quickstart(out: Path = Path("runs/quickstart"), workers: int = 0) -> None:
 
 
 def list_(what: Annotated[ListKind, tyro.conf.Positional] = "all") -> None:
-    """What there is: tasks, datasets, algorithms, scorers, runs.
+    """What there is: tasks, datasets, algorithms, scorers, annotators, runs.
 
     Args:
         what: a kind, or all of them.
@@ -72,15 +72,9 @@ def collect(dataset: Name, /, workers: int = 0) -> None:
         dataset: a card's name, or the path of one.
         workers: rollout processes; 0 for one a processor.
     """
-    from cpl_bench.core.dataset_cards import load_dataset_card
-    from cpl_bench.experiments.make import ensure_trajectories
-    from cpl_bench.tasks.pool import RolloutPool
-    from cpl_bench.trajectories.formats.minari import minari_folder
+    from cpl_bench.experiments.library import collect as make
 
-    card = load_dataset_card(dataset)
-    with RolloutPool(workers or None) as pool:
-        ensure_trajectories(card, pool)
-    print(f"Trajectories: {minari_folder(card.minari_id)}")
+    print(f"Trajectories: {make(dataset, workers=workers)}")
 
 
 def label(
@@ -88,6 +82,7 @@ def label(
     /,
     scorer: str | None = None,
     annotator: str | None = None,
+    annotator_settings: dict[str, float] | None = None,
     segments: int | None = None,
     segment_length: int | None = None,
     pairs: Literal["dense", "sparse", "ranked"] | None = None,
@@ -100,8 +95,9 @@ def label(
 
     Args:
         dataset: a card's name, or the path of one.
-        scorer: regret, return_regret or partial_return.
-        annotator: oracle.
+        scorer: regret, return_regret, partial_return, or module:function.
+        annotator: oracle, noisy, or module:function.
+        annotator_settings: names and numbers, such as: error_rate 0.1 skip_below 2.
         segments: how many are drawn, from all episodes alike.
         segment_length: steps in a segment.
         pairs: dense: any two segments are compared; sparse: one comparison for two segments;
@@ -109,53 +105,20 @@ def label(
         ranked_size: segments in such a group.
         workers: rollout processes; 0 for one a processor.
     """
-    from cpl_bench.core.dataset_cards import load_dataset_card
-    from cpl_bench.experiments.make import ensure_preferences
-    from cpl_bench.preferences.label import with_options
-    from cpl_bench.tasks.pool import RolloutPool
+    from cpl_bench.experiments.library import label as make
 
-    card = load_dataset_card(dataset)
-    card = with_options(card, scorer, annotator, segments, segment_length, pairs, ranked_size)
-    with RolloutPool(workers or None) as pool:
-        print(f"Preferences: {ensure_preferences(card, pool)}")
-
-
-def inspect(
-    dataset: Name,
-    /,
-    scorers: tuple[str, ...] = (),
-    probe: bool = False,
-    reward: bool = False,
-    workers: int = 0,
-) -> None:
-    """What is in a dataset: shapes, success, scores, ties, agreement of scorers; a picture.
-
-    Args:
-        dataset: a card's name, or the path of one.
-        scorers: further scorers to compare the labels with (takes as long as labelling).
-        probe: also measure expert and SFT, decide whether the card is accepted, and put the line
-            into datasets/README.md of a checkout.
-        reward: also fit a reward model, print its accuracy and calibration on held-out episodes,
-            and put the line into datasets/README.md of a checkout.
-        workers: rollout processes; 0 for one a processor.
-    """
-    from cpl_bench.core.dataset_cards import load_dataset_card
-    from cpl_bench.experiments.make import ensure_preferences
-    from cpl_bench.preferences.inspect import inspect as show
-    from cpl_bench.preferences.scorers import SCORERS
-    from cpl_bench.tasks.pool import RolloutPool
-
-    for name in scorers:
-        if name not in SCORERS:
-            raise unknown_name("scorer", name, SCORERS)
-    card = load_dataset_card(dataset)
-    with RolloutPool(workers or None) as pool:
-        path = ensure_preferences(card, pool)
-        show(card, path, pool, scorers)
-        if probe:
-            _probe(card, path, pool)
-        if reward:
-            _calibrate(card, path)
+    path = make(
+        dataset,
+        scorer=scorer,
+        annotator=annotator,
+        annotator_settings=annotator_settings,
+        segments=segments,
+        segment_length=segment_length,
+        pairs=pairs,
+        ranked_size=ranked_size,
+        workers=workers,
+    )
+    print(f"Preferences: {path}")
 
 
 def evaluate(
@@ -163,6 +126,7 @@ def evaluate(
     /,
     episodes: int = 100,
     checkpoint: int | None = None,
+    task: str | None = None,
     video: bool = False,
     workers: int = 0,
 ) -> None:
@@ -172,17 +136,17 @@ def evaluate(
         run: a run folder.
         episodes: episodes a seed.
         checkpoint: its gradient step; the last by default.
+        task: where, if not where the data come from.
         video: also film one episode of the best member.
         workers: rollout processes; 0 for one a processor.
     """
-    from cpl_bench.runs.evaluate import evaluate as measure
+    from cpl_bench.experiments.library import evaluate as measure
     from cpl_bench.runs.film import film
-    from cpl_bench.tasks.pool import RolloutPool
+    from cpl_bench.tasks.registry import find_task
 
-    with RolloutPool(workers or None) as pool:
-        measure(run, pool, episodes, checkpoint)
+    measure(run, task, episodes=episodes, checkpoint=checkpoint, workers=workers)
     if video:
-        film(run, checkpoint)
+        film(run, checkpoint, task=find_task(task) if task else None)
 
 
 def report(
@@ -198,12 +162,9 @@ def report(
         out: where the report goes; by default `report` beside the first run.
         title: the page's heading.
     """
-    from cpl_bench.report.report import report as compare
+    from cpl_bench.experiments.library import report as compare
 
-    folders = [run for run in runs if run.name != "report"]
-    if not folders:
-        raise UserError("There are no runs to report on. Name run folders: runs/drawer-open/*.")
-    result = compare(folders, out or folders[0].parent / "report", title)
+    result = compare([run for run in runs if run.name != "report"], out, title)
     print(f"{_table(result)}\n\n→ {result.page}, {result.figure}, {result.table}")
 
 
@@ -231,45 +192,21 @@ def sweep(experiment: Name, /, workers: int = 0) -> None:
         publish(loaded, out, folder)
 
 
-def _probe(card: Any, path: Path, pool: Any) -> None:
-    from cpl_bench.experiments import probe
-    from cpl_bench.preferences.file import load_preferences
-    from cpl_bench.preferences.format import success_rate
-
-    behaviour = success_rate(load_preferences(path))
-    assert behaviour is not None, "collected data know their successes"
-    measured = probe.probe(card, path, behaviour, pool)
-    print(f"probe          {measured.row()}\nverdict        {measured.verdict}")
-    _record("probe", card.name, measured.row())
-
-
-def _calibrate(card: Any, path: Path) -> None:
-    from cpl_bench.experiments.calibration import calibrate
-
-    measured = calibrate(path)
-    print(*measured.lines(), sep="\n")
-    _record("reward", card.name, measured.row())
-
-
-def _record(section: Any, card: str, row: str) -> None:
-    from cpl_bench.core import folders
-    from cpl_bench.experiments.datasets_page import record
-
-    if folders.is_checkout():
-        record(folders.CHECKOUT / "datasets" / "README.md", section, card, row)
-
-
 def _table(result: Any) -> str:
     """The table of a report, for a terminal."""
-    rows = result.rows
-    head = f"{'dataset':<24}{'method':<18}{'peak':>7}{'last':>7}   95 % interval of last"
-    lines = [
-        f"{row.dataset:<24}{row.method:<18}{row.peak:>7.1%}{row.last:>7.1%}   "
-        f"[{row.ci_low:.1%}, {row.ci_high:.1%}]  {row.seeds} seeds × {row.episodes} episodes"
-        for row in rows
-    ]
+    lines = [f"{'dataset':<24}{'method':<18}{'peak':>7}{'last':>7}   95 % interval of last"]
+    for row in result.rows:
+        scoring = result.scorings[row.dataset]
+        peak, last, low, high = (
+            scoring.shown(value) + scoring.unit.strip()
+            for value in (row.peak, row.last, row.ci_low, row.ci_high)
+        )
+        lines.append(
+            f"{row.dataset:<24}{row.method:<18}{peak:>7}{last:>7}   [{low}, {high}]  "
+            f"{row.seeds} seeds × {row.episodes} episodes"
+        )
     lines += [
         f"{method} took {steps:,} simulator steps a seed to learn; offline methods take none."
         for method, steps in result.online_transitions.items()
     ]
-    return "\n".join([head, *lines])
+    return "\n".join(lines)

@@ -14,9 +14,9 @@ import torch
 
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.seeds import training_seeds
-from cpl_bench.learning.algos.ppo import PPOConfig
-from cpl_bench.learning.interface import Phase
-from cpl_bench.learning.loop import fit
+from cpl_bench.learning.config import Optimiser, RewardConfig
+from cpl_bench.learning.interface import Phase, Segments
+from cpl_bench.learning.loop import fit, stretch
 from cpl_bench.learning.losses import of_comparisons, preference_accuracy
 from cpl_bench.learning.reward import RewardModel
 from cpl_bench.preferences.file import load_preferences
@@ -24,14 +24,9 @@ from cpl_bench.preferences.holdout import split_by_episode
 from cpl_bench.runs.batches import PreferenceSampler
 from cpl_bench.runs.held_out import held_out_batch, reliability
 
-MODEL = PPOConfig(
-    hidden=(256, 256),
-    learning_rate=3e-4,
-    segments_per_batch=32,
-    reward_bounded=True,
-    reward_steps=2000,
-)
+MODEL = RewardConfig(steps=2000, optimiser=Optimiser(3e-4), hidden=(256, 256), bounded=True)
 """The reward model, whatever the presets come to use, so that all datasets' numbers compare."""
+SEGMENTS_PER_BATCH = 32
 SEEDS = (0, 1)
 BINS = 5
 LAST_STEPS = 100
@@ -95,30 +90,32 @@ def calibrate(preference_file: Path) -> Calibration:
     sizes = preferences.observations.shape[1], preferences.actions.shape[1]
     model = RewardModel(MODEL, *sizes, seeds, device)
     size = preferences.info.ranked_size or 2
-    count = -(-MODEL.segments_per_batch // size) * size  # whole questions
-    draw = PreferenceSampler(fitting, seeds, count, device).draw
-    phases, steps = [Phase("reward", MODEL.reward_steps, model.fit)], MODEL.reward_steps
+    count = -(-SEGMENTS_PER_BATCH // size) * size  # whole questions
+    draw = PreferenceSampler(fitting, seeds, count).draw
+    phase, pauses = (
+        Phase("reward", MODEL.steps, model.fit, Segments(count)),
+        [MODEL.steps - LAST_STEPS],
+    )
     fitted = torch.zeros(len(seeds))
-    pauses = [steps - LAST_STEPS]
-    for pause in fit(phases, {"segments": draw}, pauses, device, label="reward model"):
+    for pause in fit([stretch(phase, draw)], pauses, device, caption="reward model"):
         fitted = pause.metrics["reward_accuracy"]
     batch = held_out_batch(held, len(seeds), device)
     first, second = of_comparisons(model.segment_sums(batch), batch.first, batch.second)
     answers = batch.prefers_second
-    if bool((answers == 0.5).all()):
+    if bool(((answers == 0.5) | (batch.weight == 0)).all()):
         raise UserError(
-            f"All comparisons between held-out segments of {preferences.info.title} are ties: no "
-            "reward model can be right about them. Label with another --scorer, or more --segments."
+            f"All comparisons between held-out segments of {preferences.info.title} are ties or "
+            "skipped: no reward model can be right about them. Label with another --scorer, or "
+            "more --segments."
         )
-    table = reliability(
-        (second - first).sigmoid().flatten().numpy(), answers.flatten().numpy(), BINS
-    )
+    sure, answered, weight = (second - first).sigmoid(), answers.flatten(), batch.weight.flatten()
+    table = reliability(sure.flatten().numpy(), answered.numpy(), BINS, weight.numpy())
     info = preferences.info
     return Calibration(
         card=info.title,
         labels=f"{info.scorer}, {info.pairs}",
         segments=batch.observations.shape[1],
-        accuracy=float(preference_accuracy(first, second, answers).mean()),
+        accuracy=float(preference_accuracy(first, second, answers, batch.weight).mean()),
         fitted_accuracy=float(fitted.mean()),
         bins=table,
     )

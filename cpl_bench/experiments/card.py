@@ -18,12 +18,12 @@ from cpl_bench.core.toml import build
 class Method:
     """One line of an experiment's table: an algorithm and its settings."""
 
-    label: str
-    """The name in table and figure."""
+    name: str
+    """In table and figure."""
     algorithm: str
-    """A name in `cpl_bench.algos.ALGOS`."""
+    """A name in `cpl_bench.learning.methods.ALGOS`, of a package's, or `module:ENTRY`."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Fields of the algorithm's config that differ from the preset."""
+    """Fields of the algorithm's config that differ from the preset, nested as it is."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Experiment:
 
     name: str
     datasets: tuple[str, ...]
-    """Dataset cards."""
+    """Dataset cards, by name, or by a path from the experiment's folder."""
     methods: tuple[Method, ...]
     seeds: int
     """Members of each run, numbered from 0."""
@@ -61,7 +61,15 @@ def load_experiment(name: str) -> Experiment:
         raise unknown_name(
             "experiment", name, known, "An experiment is results/NAME/experiment.toml."
         )
-    return build(Experiment, named_table(path.parent.name, path), path)
+    table = named_table(path.parent.name, path)
+    datasets = table.get("datasets")
+    if isinstance(datasets, list):  # a card's path leads from the experiment's folder
+        beside = [path.parent / str(name) for name in datasets]
+        table["datasets"] = [
+            str(card) if str(name).endswith(".toml") and card.is_file() else name
+            for name, card in zip(datasets, beside, strict=True)
+        ]
+    return build(Experiment, table, path)
 
 
 def experiment_folder(name: str) -> Path | None:

@@ -19,7 +19,7 @@ preferences; both land in this folder and stay out of git.
 """
 INTRODUCTIONS: dict[Section, str] = {
     "probe": """\
-A card is accepted only if the data can tell methods apart: behaviour success within the card's
+A card is accepted only if the data can tell methods apart: the behaviour's score within the card's
 band, an expert of at least 90 %, SFT at most 20 points above the behaviour. The lines below are
 what `cpl-bench inspect NAME --probe` measured. SFT: the laptop preset, 2 seeds, the mean of four
 evaluations in the second half of training, 25 episodes each a seed; ± is the standard error over

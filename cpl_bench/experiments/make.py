@@ -4,12 +4,45 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cpl_bench.core.cards import TaskCard, load_task
 from cpl_bench.core.dataset_cards import DatasetCard, load_dataset_card
+from cpl_bench.core.errors import UserError
 from cpl_bench.core.progress import say
 from cpl_bench.preferences.file import load_preferences
-from cpl_bench.preferences.label import check_labelling, is_labelled, label, preference_path
+from cpl_bench.preferences.format import Preferences
+from cpl_bench.preferences.label import is_labelled, label
+from cpl_bench.preferences.labelling import check_labelling, preference_path
+from cpl_bench.preferences.scorers import FORKING
 from cpl_bench.tasks.pool import RolloutPool
-from cpl_bench.trajectories.collect import collect, is_collected
+from cpl_bench.tasks.protocol import can_fork, has_expert
+from cpl_bench.tasks.registry import check_sizes, find_task, make_task
+from cpl_bench.trajectories.collect import check_place, collect, is_collected
+
+
+def check_card(card: DatasetCard) -> None:
+    """Refuse a dataset that cannot be made, before anything is.
+
+    Raises:
+        UserError: labels that cannot be given, data of somebody else's in the place, or a task that
+            cannot be made, has no expert to clone, or cannot be forked where the scorer forks.
+    """
+    check_labelling(card.task, card.segments, card.labelling)
+    if is_collected(card):
+        return
+    check_place(card)
+    task = make_task(load_task(card.task))
+    scripted, forkable = has_expert(task), can_fork(task)
+    task.close()
+    if not scripted:
+        raise UserError(
+            f"{card.name} clones an expert, and {card.task} has none (no method expert_action). "
+            "Bring preferences of your own, or give the environment one."
+        )
+    if card.labelling.scorer in FORKING and not forkable:
+        raise UserError(
+            f"{card.name} is labelled by {card.labelling.scorer}, which forks the simulator, and "
+            f"{card.task} cannot be forked (no get_state and set_state). Label with partial_return."
+        )
 
 
 def ensure_trajectories(card: DatasetCard, pool: RolloutPool) -> None:
@@ -21,25 +54,46 @@ def ensure_trajectories(card: DatasetCard, pool: RolloutPool) -> None:
 
 def ensure_preferences(card: DatasetCard, pool: RolloutPool) -> Path:
     """Label, and collect, unless this card's preferences lie on disk."""
-    check_labelling(card.task, card.segments, card.label)
+    check_card(card)
     ensure_trajectories(card, pool)
     if not is_labelled(card):
         say(
-            f"No {card.label.scorer} preferences of {card.name} yet: labelling "
+            f"No {card.labelling.scorer} preferences of {card.name} yet: labelling "
             f"{card.segments.count} segments (minutes)."
         )
         label(card, pool)
     return preference_path(card)
 
 
-def find_preferences(data: str, pool: RolloutPool) -> tuple[str, Path]:
-    """A dataset's name and its preference file; `data` names a card or is such a file.
+def find_preferences(data: str | Path, pool: RolloutPool) -> tuple[str, Preferences]:
+    """A dataset's name and its preferences; `data` names a card or is a preference file.
 
     Raises:
         UserError: neither.
     """
-    if data.endswith(".safetensors"):
-        path = Path(data)
-        return f"{load_preferences(path).info.card}-{path.stem}".lstrip("-"), path
-    card = load_dataset_card(data)
-    return card.name, ensure_preferences(card, pool)
+    if str(data).endswith(".safetensors"):
+        preferences = load_preferences(data)
+        return f"{preferences.info.card}-{Path(data).stem}".lstrip("-"), preferences
+    card = load_dataset_card(str(data))
+    return card.name, load_preferences(ensure_preferences(card, pool))
+
+
+def task_of(
+    preferences: Preferences, named: str | None = None, simulated: bool = True
+) -> TaskCard | None:
+    """Where policies from these preferences are rolled out; `named` overrules what the file says.
+
+    Sizes are compared only if anything is to be `simulated` there.
+
+    Raises:
+        UserError: there is no such task, or its observations are of another size.
+    """
+    name = preferences.info.task if named is None else named
+    if not name:
+        return None
+    card = find_task(name)
+    elsewhere = named is not None or preferences.info.source == "arrays"
+    if simulated and elsewhere:
+        sizes = preferences.observations.shape[1], preferences.actions.shape[1]
+        check_sizes(card, sizes, preferences.info.title)
+    return card

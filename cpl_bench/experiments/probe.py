@@ -1,8 +1,8 @@
 """Whether a dataset can tell methods apart: what `inspect --probe` measures and decides.
 
 A dataset on which the expert fails measures the expert; one on which cloning is already good
-measures nothing. So a card is accepted only with behaviour success in its band, an expert of at
-least 90 %, and SFT at most 20 points above the behaviour.
+measures nothing. So a card is accepted only with the behaviour's mean score in its band, an expert
+of at least 90 %, and SFT at most 20 points above the behaviour.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from cpl_bench.core.cards import load_task
 from cpl_bench.core.dataset_cards import DatasetCard
 from cpl_bench.core.seeds import episode_seeds, training_seeds
 from cpl_bench.learning.loop import fit
-from cpl_bench.learning.methods import ALGOS
+from cpl_bench.learning.methods import find_method
 from cpl_bench.preferences.file import load_preferences
-from cpl_bench.runs.assess import assess, by_seed
-from cpl_bench.runs.batches import PreferenceSampler
+from cpl_bench.runs.assess import assess
+from cpl_bench.runs.feeds import Source, stretches
 from cpl_bench.tasks.episodes import EXPERT, EpisodeRules
 from cpl_bench.tasks.pool import RolloutPool
+from cpl_bench.trajectories.dataset import scores_of
 
 EXPERT_EPISODES = 100
 MINIMUM_EXPERT = 0.9
@@ -34,7 +35,7 @@ EVALUATIONS = 4  # of the second half of training; their mean is SFT's success
 
 @dataclass(frozen=True)
 class Probe:
-    """What was measured of one dataset; rates in 0..1."""
+    """What was measured of one dataset; scores, 1 is 100 %."""
 
     card: DatasetCard
     behaviour: float
@@ -46,7 +47,7 @@ class Probe:
     @property
     def problems(self) -> list[str]:
         """Why the card is not accepted; empty if it is."""
-        low, high = self.card.behaviour.success_band
+        low, high = self.card.behaviour.score_band
         checks = {
             "behaviour outside its band": not low <= self.behaviour <= high,
             "expert below 90 %": self.expert < MINIMUM_EXPERT,
@@ -61,7 +62,7 @@ class Probe:
 
     def row(self) -> str:
         """A line of the Markdown table."""
-        low, high = self.card.behaviour.success_band
+        low, high = self.card.behaviour.score_band
         cells = [
             self.card.name,
             f"{self.card.episodes:,}",
@@ -76,30 +77,30 @@ class Probe:
 
 
 def probe(card: DatasetCard, preference_file: Path, behaviour: float, pool: RolloutPool) -> Probe:
-    """Measure the expert and SFT beside the behaviour's known success rate."""
+    """Measure the expert and SFT beside the behaviour's known score."""
     task = load_task(card.task)
+    scoring = task.scoring
     seeds = episode_seeds("expert probe", EXPERT_EPISODES, card.seed)
-    rules = EpisodeRules(stop_steps_after_success=0, keep_steps=False)
-    expert = pool.episodes(task, seeds, [EXPERT] * len(seeds), [], rules, label="expert")
+    rules = EpisodeRules(
+        stop_steps_after_success=0 if scoring.is_success else None, keep_steps=False
+    )
+    expert = pool.episodes(task, seeds, [EXPERT] * len(seeds), [], rules, caption="expert")
     preferences = load_preferences(preference_file)
-    entry = ALGOS["sft"]
-    config = entry.presets["laptop"]
-    device = torch.device("cpu")
+    entry = find_method("sft")
+    config, device, members = entry.presets["laptop"], torch.device("cpu"), training_seeds(SEEDS)
     sizes = preferences.observations.shape[1], preferences.actions.shape[1]
-    members = training_seeds(SEEDS)
     learner = entry.build(config, *sizes, members, device)
-    sampler = PreferenceSampler(preferences, members, config.segments_per_batch, device)
+    source = Source(preferences, task, pool, SEEDS, members, device)
+    training = stretches(source, learner.phases(), learner)
     pauses = [config.steps - i * config.steps // (2 * EVALUATIONS) for i in range(EVALUATIONS)]
-    rates: list[float] = []
-    phases = learner.phases(config.steps)
-    for pause in fit(phases, {"segments": sampler.draw}, pauses, device, label="SFT probe"):
+    scores: list[float] = []
+    for pause in fit(training, pauses, device, caption="SFT probe"):
         if pause.step in pauses:
             own = [episode_seeds("monitoring", EPISODES, pause.step, seed) for seed in SEEDS]
-            rows = assess(
-                pool, task, learner.weights(), SEEDS, own, pause.step, f"SFT, step {pause.step}"
-            )
-            rates.extend(by_seed(rows).values())
-    sft = float(np.mean(rates))
-    error = float(np.sqrt(sft * (1 - sft) / (len(rates) * EPISODES)))
-    succeeded = float(np.mean([episode.succeeded for episode in expert]))
-    return Probe(card, behaviour, succeeded, sft, error)
+            caption = f"SFT, step {pause.step}"
+            rows = assess(pool, task, learner.weights(), SEEDS, own, pause.step, caption)
+            scores += scoring.of(rows["success"], rows["return"]).tolist()
+    sft = float(np.mean(scores))
+    error = float(np.std(scores) / np.sqrt(len(scores)))
+    achieved = float(np.mean(scores_of(task, expert)))
+    return Probe(card, behaviour, achieved, sft, error)

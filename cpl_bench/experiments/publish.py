@@ -8,8 +8,8 @@ from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import write_atomically
 from cpl_bench.core.progress import say
 from cpl_bench.experiments.card import Experiment
-from cpl_bench.experiments.sweep import slug
-from cpl_bench.report.read import read_run
+from cpl_bench.experiments.cells import cells
+from cpl_bench.runs.record import read_record
 
 EVIDENCE = ("table.csv", "curves.csv", "curves.png", "README.md")
 
@@ -32,17 +32,15 @@ def publish(experiment: Experiment, out: Path, results: Path) -> None:
     for name in EVIDENCE:
         write_atomically(results / name, (out / name).read_bytes())
     _copy(REWARD_FIGURE, out, results, (out / REWARD_FIGURE).exists())
-    for dataset in experiment.datasets:
-        for method in experiment.methods:
-            run = Path(dataset) / f"{method.algorithm}-{slug(method.label)}"
-            for name in RUN_EVIDENCE:
-                write_atomically(results / run / name, (out / run / name).read_bytes())
-            metrics = out / run / METRICS
-            wanted = read_run(out / run).online_transitions > 0 and metrics.exists()
-            if wanted and metrics.stat().st_size >= LARGEST_METRICS_BYTES:
-                say(f"{metrics} stays unpublished: {LARGEST_METRICS_BYTES:,} bytes or more.")
-                wanted = False
-            _copy(METRICS, out / run, results / run, wanted)
+    for run in (cell.folder for cell in cells(experiment)):
+        for name in RUN_EVIDENCE:
+            write_atomically(results / run / name, (out / run / name).read_bytes())
+        metrics = out / run / METRICS
+        wanted = read_record(out / run).online_transitions > 0 and metrics.exists()
+        if wanted and metrics.stat().st_size >= LARGEST_METRICS_BYTES:
+            say(f"{metrics} stays unpublished: {LARGEST_METRICS_BYTES:,} bytes or more.")
+            wanted = False
+        _copy(METRICS, out / run, results / run, wanted)
     say(f"Published {experiment.name} → {results}")
 
 

@@ -1,0 +1,77 @@
+"""The verb `inspect` on the command line, with what its options measure.
+
+Annotations are evaluated here and now (tyro reads them), imports of substance wait for the call.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+Name = Annotated[str, tyro.conf.Positional]
+
+
+def inspect(
+    dataset: Name,
+    /,
+    scorers: tuple[str, ...] = (),
+    probe: bool = False,
+    reward: bool = False,
+    workers: int = 0,
+) -> None:
+    """What is in a dataset: shapes, success, scores, ties, agreement of scorers; a picture.
+
+    Args:
+        dataset: a card's name, or the path of one.
+        scorers: further scorers to compare the labels with (takes as long as labelling).
+        probe: also measure expert and SFT, decide whether the card is accepted, and put the line
+            into datasets/README.md of a checkout.
+        reward: also fit a reward model, print its accuracy and calibration on held-out episodes,
+            and put the line into datasets/README.md of a checkout.
+        workers: rollout processes; 0 for one a processor.
+    """
+    from cpl_bench.core.dataset_cards import load_dataset_card
+    from cpl_bench.experiments.make import ensure_preferences
+    from cpl_bench.preferences.inspect import inspect as show
+    from cpl_bench.preferences.scorers import find_scorer
+    from cpl_bench.tasks.pool import RolloutPool
+
+    for name in scorers:
+        find_scorer(name)
+    card = load_dataset_card(dataset)
+    with RolloutPool(workers or None) as pool:
+        path = ensure_preferences(card, pool)
+        show(card, path, pool, scorers)
+        if probe:
+            _probe(card, path, pool)
+        if reward:
+            _calibrate(card, path)
+
+
+def _probe(card: Any, path: Path, pool: Any) -> None:
+    from cpl_bench.core.cards import load_task
+    from cpl_bench.experiments import probe
+    from cpl_bench.preferences.file import load_preferences
+    from cpl_bench.preferences.format import behaviour_score
+
+    behaviour = behaviour_score(load_preferences(path), load_task(card.task).scoring)
+    assert behaviour is not None, "collected data know what they achieved"
+    measured = probe.probe(card, path, behaviour, pool)
+    print(f"probe          {measured.row()}\nverdict        {measured.verdict}")
+    _record("probe", card.name, measured.row())
+
+
+def _calibrate(card: Any, path: Path) -> None:
+    from cpl_bench.experiments.calibration import calibrate
+
+    measured = calibrate(path)
+    print(*measured.lines(), sep="\n")
+    _record("reward", card.name, measured.row())
+
+
+def _record(section: Any, card: str, row: str) -> None:
+    from cpl_bench.core import folders
+    from cpl_bench.experiments.datasets_page import record
+
+    if folders.is_checkout():
+        record(folders.CHECKOUT / "datasets" / "README.md", section, card, row)

@@ -1,0 +1,135 @@
+"""Cells: an experiment's units of work. A launcher only decides where and when each runs."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cpl_bench.core.dataset_cards import load_dataset_card
+from cpl_bench.core.errors import UserError
+from cpl_bench.core.names import slug
+from cpl_bench.experiments.card import Experiment, Method
+from cpl_bench.experiments.make import check_card, find_preferences, task_of
+from cpl_bench.learning.methods import EVALUATE_EVERY, configured
+from cpl_bench.preferences.labelling import planned_info
+from cpl_bench.runs.evaluate import evaluate
+from cpl_bench.runs.record import as_table, read_record
+from cpl_bench.runs.train import TrainOptions, check_method, folder_name, train
+from cpl_bench.tasks.pool import RolloutPool
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one dataset, all its members: trained, and evaluated on test episodes."""
+
+    dataset: str
+    """A dataset card's name, or the path of one."""
+    method: Method
+    preset: str
+    seeds: int
+    """Members, numbered from 0."""
+    final_episodes: int
+    """Test episodes a seed."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's, below where the experiment's runs are."""
+        name = Path(self.dataset).stem  # as the card is called
+        return Path(name) / folder_name(self.method.algorithm, slug(self.method.name))
+
+    @property
+    def command(self) -> str:
+        """The `train` command that makes the same run by hand."""
+        words = ["cpl-bench", "train", "--data", self.dataset, "--seeds", str(self.seeds)]
+        words += ["--preset", self.preset, "--note", slug(self.method.name)]
+        words += ["--title", self.method.name, self.method.algorithm]
+        return shlex.join([*words, *_options(self.method.settings)])
+
+
+Launcher = Callable[[Sequence[Cell], Path, RolloutPool], None]
+"""Runs the cells, each into its folder below the path."""
+
+
+def cells(experiment: Experiment) -> list[Cell]:
+    """Dataset by dataset, every method."""
+    return [
+        Cell(dataset, method, experiment.preset, experiment.seeds, experiment.final_episodes)
+        for dataset in experiment.datasets
+        for method in experiment.methods
+    ]
+
+
+def one_by_one(todo: Sequence[Cell], out: Path, pool: RolloutPool) -> None:
+    """The launcher of this machine."""
+    for cell in todo:
+        run_cell(cell, out, pool)
+
+
+def run_cell(cell: Cell, out: Path, pool: RolloutPool) -> Path:
+    """Make what a cell needs, train and evaluate it; returns the run folder.
+
+    A run that was cut off is resumed; nothing that is on disk is done again.
+    """
+    name, preferences = find_preferences(cell.dataset, pool)
+    method = cell.method
+    options = TrainOptions(
+        seeds=tuple(range(cell.seeds)),
+        note=slug(method.name),
+        method=method.name,
+        runs=out,
+        resume=True,
+        evaluate_every=EVALUATE_EVERY[cell.preset],
+    )
+    config = configured(method.algorithm, cell.preset, method.settings)
+    task = task_of(preferences)
+    arguments = (preferences, name, method.algorithm, config, options, pool, task, cell.command)
+    run = train(*arguments)
+    evaluate(run, pool, cell.final_episodes)
+    return run
+
+
+def check_cells(todo: Sequence[Cell], out: Path | None = None) -> None:
+    """Refuse whatever of the cells cannot be run, before anything is collected for them.
+
+    Raises:
+        UserError: the first thing that is wrong: a card, a task, a method, a setting, data that do
+            not hold what a method needs, or a run of other settings in a cell's folder.
+    """
+    folders = [cell.folder for cell in todo]
+    if len(set(folders)) < len(folders):
+        twice = next(folder for folder in folders if folders.count(folder) > 1)
+        raise UserError(f"Two methods would share the folder {twice}: give them different names.")
+    names = [(cell.folder.parent, cell.method.name) for cell in todo]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)[1]
+        raise UserError(f"Two methods are called '{twice}': a table has one line for each.")
+    for dataset in dict.fromkeys(cell.dataset for cell in todo):
+        check_card(load_dataset_card(dataset))
+    for cell in todo:
+        card, method = load_dataset_card(cell.dataset), cell.method
+        config = configured(method.algorithm, cell.preset, method.settings)
+        check_method(method.algorithm, config, planned_info(card), rewards=True)
+        folder = (out or Path()) / cell.folder
+        if out and (folder / "run.json").is_file():
+            before = read_record(folder)
+            if before.config != as_table(config) or len(before.seeds) != cell.seeds:
+                raise UserError(
+                    f"{folder} holds a run of '{method.name}' with other settings or seeds. Move "
+                    "it away, or give the method another name."
+                )
+
+
+def _options(settings: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """Settings as the command line has them: --policy.hidden 256 256."""
+    for key, value in settings.items():
+        name = key.replace("_", "-")
+        if isinstance(value, Mapping):
+            yield from _options(value, f"{where}{name}.")
+        elif isinstance(value, bool):
+            yield f"--{where}{name}" if value else f"--{where}no-{name}"
+        else:
+            values = value if isinstance(value, list | tuple) else [value]
+            yield from (f"--{where}{name}", *map(str, values))

@@ -1,0 +1,248 @@
+"""The verbs for notebooks and scripts: `cpl_bench.collect`, `label`, `train`, `evaluate`, `report`.
+
+What is missing is made on demand, as on the command line, which calls these functions too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cpl_bench.core.dataset_cards import load_dataset_card
+from cpl_bench.core.errors import UserError
+from cpl_bench.core.pairs import Pairs
+from cpl_bench.experiments.make import (
+    ensure_preferences,
+    ensure_trajectories,
+    find_preferences,
+    task_of,
+)
+from cpl_bench.experiments.run import Policy, Run
+from cpl_bench.preferences.format import Preferences
+from cpl_bench.preferences.labelling import with_options
+from cpl_bench.report.report import ReportResult
+from cpl_bench.runs.evaluate import Evaluation, evaluate_policy
+from cpl_bench.tasks.pool import RolloutPool
+from cpl_bench.tasks.registry import find_task
+from cpl_bench.trajectories.formats.minari import minari_folder
+
+if TYPE_CHECKING:
+    import torch
+
+
+def collect(dataset: str | Path, *, workers: int = 0) -> Path:
+    """Make the trajectories of a dataset card, unless they are there; returns their folder.
+
+    Raises:
+        UserError: no such card, or a task without an expert.
+    """
+    card = load_dataset_card(str(dataset))
+    with RolloutPool(workers or None) as pool:
+        ensure_trajectories(card, pool)
+    return minari_folder(card.minari_id)
+
+
+def label(
+    dataset: str | Path,
+    *,
+    scorer: str | None = None,
+    annotator: str | None = None,
+    annotator_settings: Mapping[str, float] | None = None,
+    segments: int | None = None,
+    segment_length: int | None = None,
+    pairs: Pairs | None = None,
+    ranked_size: int | None = None,
+    workers: int = 0,
+) -> Path:
+    """Make the preferences of a dataset card, unless they are there; returns their file.
+
+    What isn't given is as on the card.
+
+    Raises:
+        UserError: no such card, scorer or annotator, or numbers that cannot be.
+    """
+    card = with_options(
+        load_dataset_card(str(dataset)),
+        scorer,
+        annotator,
+        segments,
+        segment_length,
+        pairs,
+        ranked_size,
+        annotator_settings,
+    )
+    with RolloutPool(workers or None) as pool:
+        return ensure_preferences(card, pool)
+
+
+def train(
+    data: str | Path | Preferences,
+    method: str = "cpl",
+    *,
+    settings: Mapping[str, Any] | None = None,
+    preset: str = "auto",
+    seeds: int | Sequence[int] = 4,
+    task: str | None = None,
+    device: str = "auto",
+    evaluate_every: int = 0,
+    episodes: int = 25,
+    note: str = "",
+    title: str = "",
+    runs: str | Path = "runs",
+    resume: bool = False,
+    overwrite: bool = False,
+    workers: int = 0,
+    command: str = "",
+) -> Run:
+    """Train a method on preferences, all seeds side by side.
+
+    Args:
+        data: a dataset card's name or path, a preference file, or preferences in memory.
+        method: a name (`cpl-bench list algos`), or `module:ENTRY` of your own.
+        settings: fields of the method's config: {"lam": 0.5, "policy": {"hidden": [64, 64]}}, or
+            with dots in the names: {"policy.hidden": [64, 64]}.
+        preset: what the other fields are: laptop, paper, or auto (paper on a GPU).
+        seeds: how many members, numbered from 0, or their numbers.
+        task: where policies are rolled out, if not where the data come from; "" nowhere.
+        device: auto, cpu, cuda or cuda:N.
+        evaluate_every: gradient steps between evaluations; 0: as the preset has it.
+        episodes: episodes a seed in each evaluation; 0 trains without a simulator.
+        note: added to the run folder's name.
+        title: the name in tables and figures; the method's own by default.
+        runs: where run folders are made.
+        resume: continue a run that was cut off.
+        overwrite: delete a run of the same name first.
+        workers: rollout processes; 0 for one a processor.
+        command: what the record says that made the run.
+
+    Raises:
+        UserError: whatever cannot be, before anything is trained.
+    """
+    from cpl_bench.learning.methods import EVALUATE_EVERY, configured
+    from cpl_bench.runs.train import TrainOptions, choose_device
+    from cpl_bench.runs.train import train as fit
+
+    if preset == "auto":
+        preset = "paper" if choose_device(device).type == "cuda" else "laptop"
+    config = configured(method, preset, nested(settings or {}))
+    choose_device(device)  # refuse before data are made
+    numbers = tuple(range(seeds)) if isinstance(seeds, int) else seeds
+    if isinstance(numbers, str | float) or not all(isinstance(each, int) for each in numbers):
+        raise UserError(f"seeds is how many, or whole numbers from 0; got {seeds!r}.")
+    options = TrainOptions(
+        seeds=tuple(numbers),
+        device=device,
+        evaluate_every=evaluate_every or EVALUATE_EVERY.get(preset, 500),
+        episodes=episodes,
+        note=note,
+        method=title,
+        runs=Path(runs),
+        resume=resume,
+        overwrite=overwrite,
+    )
+    with RolloutPool(workers or None) as pool:
+        if isinstance(data, Preferences):
+            name, preferences = data.info.card or "data", data
+        else:
+            name, preferences = find_preferences(data, pool)
+        where = task_of(preferences, task, simulated=episodes > 0)
+        return Run(fit(preferences, name, method, config, options, pool, where, command))
+
+
+def evaluate(
+    policy: str | Path | Run | Policy | torch.nn.Module,
+    task: str | None = None,
+    *,
+    episodes: int = 100,
+    checkpoint: int | None = None,
+    seed: int = 0,
+    workers: int = 0,
+) -> Evaluation:
+    """Roll policies out on test episodes, which training never sees.
+
+    Args:
+        policy: a run (its folder or what `train` gave), any function of observations (b, o) →
+            actions (b, a), or a torch module that is such a function.
+        task: where: a card's name or path, a Gymnasium id, or `module:Class`; a run knows its own.
+        episodes: how many, a seed.
+        checkpoint: a run's gradient step; the last by default.
+        seed: whose test episodes a function or module is given; a run has seeds of its own.
+        workers: rollout processes for a run; 0 for one a processor.
+
+    Raises:
+        UserError: no such run, checkpoint or task, or a policy that gives something else.
+    """
+    from cpl_bench.runs.evaluate import evaluate as measure
+
+    card = find_task(task) if task else None
+    if isinstance(policy, str | Path | Run):
+        path = policy.path if isinstance(policy, Run) else Path(policy)
+        with RolloutPool(workers or None) as pool:
+            return measure(path, pool, episodes, checkpoint, card)
+    if card is None:
+        raise UserError("Say where: evaluate(policy, task), a card's name or a Gymnasium id.")
+    return evaluate_policy(_as_function(policy), card, episodes, seed)
+
+
+def report(
+    runs: str | Path | Run | Sequence[str | Path | Run],
+    out: str | Path | None = None,
+    title: str = "",
+) -> ReportResult:
+    """Compare runs: a table with intervals, learning curves and a page in the folder `out`.
+
+    By default `out` is the folder `report` beside the first run.
+
+    Raises:
+        UserError: no runs, damaged ones, or runs that contradict each other.
+    """
+    from cpl_bench.report.report import report as compare
+
+    several = [runs] if isinstance(runs, str | Path | Run) else list(runs)
+    folders = [run.path if isinstance(run, Run) else Path(run) for run in several]
+    if not folders:
+        raise UserError("There are no runs to report on. Name run folders: runs/drawer-open/*.")
+    return compare(folders, Path(out) if out else folders[0].parent / "report", title)
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with dots in their names as nested tables."""
+    tables: dict[str, Any] = {}
+    for name, value in settings.items():
+        first, dot, rest = name.partition(".")
+        if dot:
+            value = {rest: value}
+        if isinstance(value, Mapping):
+            before = tables.get(first, {})
+            value = nested({**(before if isinstance(before, Mapping) else {}), **value})
+        tables[first] = value
+    return tables
+
+
+def _as_function(policy: Any) -> Policy:
+    """A torch module as a function of numpy arrays; any other callable as it is."""
+    act_or_module: Any = policy
+    if not callable(policy):
+        raise UserError(
+            f"A policy is a run, a function of observations or a torch module, not {policy!r:.100}."
+        )
+    if not hasattr(policy, "parameters"):
+        return act_or_module
+    import torch
+
+    module: torch.nn.Module = act_or_module
+    like = next(module.parameters(), torch.zeros(()))
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        training = module.training
+        module.eval()
+        try:
+            with torch.no_grad():
+                return module(torch.as_tensor(observations).to(like)).cpu().numpy()
+        finally:
+            module.train(training)
+
+    return act
