@@ -37,8 +37,12 @@ import torch
 from cpl_bench import make_env
 from cpl_bench.core.cards import load_task
 from cpl_bench.core.seeds import training_seeds
+from cpl_bench.learning.actor import KLConfig
 from cpl_bench.learning.algos.ppo import LAPTOP, PPO, PPOConfig
-from cpl_bench.runs.feeds import Source, make_feeds
+from cpl_bench.learning.collection import CollectionConfig
+from cpl_bench.learning.config import Optimiser, PolicyConfig, Stage, ValueConfig
+from cpl_bench.learning.interface import Metrics, OnlinePhase, RolloutBatch
+from cpl_bench.runs.feeds import Source, stretches
 from cpl_bench.tasks.pool import RolloutPool
 
 HIDDEN = (256, 256)
@@ -46,6 +50,7 @@ TRANSITIONS = 4250
 MINIBATCH = 128
 EPOCHS = 10
 INITIAL_STD = 0.5
+ADAM = Optimiser(3e-4, largest_gradient=0.5)
 NAMES = ("ours", "ours_four_members", "sb3")
 
 
@@ -79,20 +84,25 @@ def our_ppo(task_name: str, members: int, workers: int) -> Iterator[Contender]:
         config = our_config()
         seeds = training_seeds(range(members))
         learner = PPO(config, *sizes_of(task_name), seeds, device)
-        phases = learner.phases(config.steps)
-        nothing: Any = None  # PPO on the true reward reads no preferences
-        source = Source(nothing, task, pool, range(members), seeds, device)
-        feed = make_feeds(source, phases, learner, config)["rollouts"]
+        improve, updating = learner.phases()[-1], 0.0
+        assert isinstance(improve, OnlinePhase)
+
+        def timed(batch: RolloutBatch) -> Metrics:
+            nonlocal updating
+            start = time.perf_counter()
+            metrics = improve.update(batch)
+            updating += time.perf_counter() - start
+            return metrics
+
+        source = Source(None, task, pool, range(members), seeds, device)  # the true reward is paid
+        (training,) = stretches(source, [improve._replace(update=timed)], learner)
         steps = iter(range(config.steps))
 
         def collect_and_update() -> float:
-            updating = 0.0
-            for _ in range(learner.updates_per_collection):
-                batch = feed(torch.tensor(next(steps)))
-                start = time.perf_counter()
-                phases[-1].update(batch)
-                updating += time.perf_counter() - start
-            return updating
+            before = updating
+            for _ in range(config.collection.updates):
+                training.take(torch.tensor(next(steps)))
+            return updating - before
 
         yield Contender(collect_and_update, members * TRANSITIONS)
 
@@ -100,20 +110,16 @@ def our_ppo(task_name: str, members: int, workers: int) -> Iterator[Contender]:
 def our_config() -> PPOConfig:
     return replace(
         LAPTOP,
-        reward="true",
-        kl_weight=0.0,
-        hidden=HIDDEN,
-        clone_steps=0,
-        reward_steps=0,
-        steps=10**9,  # more than anybody waits for
-        transitions_per_collection=TRANSITIONS,
-        minibatch=MINIBATCH,
-        epochs=EPOCHS,
-        value_collections=0,
-        policy_learning_rate=3e-4,
-        value_learning_rate=3e-4,
+        reward=replace(LAPTOP.reward, source="true"),
+        kl=KLConfig(weight=0.0),
+        std=replace(LAPTOP.std, initial=INITIAL_STD),
+        collection=CollectionConfig(TRANSITIONS, EPOCHS, MINIBATCH),
         gamma=0.99,
-        initial_std=INITIAL_STD,
+        policy=PolicyConfig(HIDDEN),
+        clone=Stage(0),
+        actor=ADAM,
+        value=ValueConfig(HIDDEN, ADAM),
+        steps=10**9,  # more than anybody waits for
     )
 
 
@@ -147,13 +153,14 @@ def sb3_ppo(task_name: str, workers: int) -> Iterator[Contender]:
         learner = TimedPPO(
             "MlpPolicy",
             environments,
-            learning_rate=config.policy_learning_rate,
+            learning_rate=config.actor.rate,
             n_steps=TRANSITIONS // workers,
             batch_size=MINIBATCH,
             n_epochs=EPOCHS,
             gamma=config.gamma,
             gae_lambda=config.gae_lambda,
-            clip_range=config.clip,
+            clip_range=config.surrogate.clip,
+            max_grad_norm=config.actor.largest_gradient,
             policy_kwargs={
                 "net_arch": {"pi": list(HIDDEN), "vf": list(HIDDEN)},
                 "activation_fn": torch.nn.ReLU,

@@ -41,6 +41,7 @@ check_wheel() {
     [[ $status == 2 && $output != *Traceback* ]] ||
         fail "An unknown dataset must be a plain error with exit status 2, not $status:" "$output"
     cd "$root"
+    CPL_BENCH_PYTHON=$other/bin/python "$python" -m pytest -q tests/test_docs.py -k snippets_run
 }
 
 prepare_environment dev

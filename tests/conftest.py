@@ -2,18 +2,34 @@
 
 # ruff: noqa: E402 (the hook must come before what it hooks)
 
+import importlib
 import os
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
 
-SHAPED = ["interface", "losses", "networks", "optimisers", "transitions", "reward", "algos"]
+SHAPED = [
+    "interface",
+    "losses",
+    "networks",
+    "optimisers",
+    "transitions",
+    "moves",
+    "reward",
+    "actor",
+    "collection",
+    "algos",
+]
 HOOKED = [*(f"cpl_bench.learning.{name}" for name in SHAPED), "cpl_bench.runs.batches"]
 
 with install_import_hook(HOOKED, "beartype.beartype"):
-    import cpl_bench.learning.methods
-    import cpl_bench.runs.batches  # noqa: F401
+    from cpl_bench.learning.methods import ALGOS, find_method
+
+    for name in HOOKED:
+        importlib.import_module(name)
+    for name in ALGOS:
+        find_method(name)
 
 from cpl_bench.core.dataset_cards import load_dataset_card
 from cpl_bench.preferences.label import label

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cpl_bench.cli.main import VERBS, main
+from cpl_bench.learning.methods import ALGOS
 
 CARD = """
 task = "pointmass"
@@ -16,7 +17,7 @@ minimum_steps = 12
 stop_steps_after_success = 3
 [behaviour]
 levels = [0.3, 0.7]
-success_band = [0.1, 0.9]
+score_band = [0.1, 0.9]
 demonstrations = 5
 clone_steps = 300
 probe_episodes = 12
@@ -32,8 +33,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workshop")
     (folder / "tiny.toml").write_text(CARD)
     done = run(folder, "train", "--data", "tiny.toml", "--seeds", "2", "--evaluate-every", "100",
-               "--episodes", "5", "cpl", "--steps", "200", "--clone-steps", "100",
-               "--hidden", "32", "32", "--segments-per-batch", "8")  # fmt: skip
+               "--episodes", "5", "cpl", "--steps", "200", "--clone.steps", "100",
+               "--policy.hidden", "32", "32", "--segments", "8")  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -75,10 +76,43 @@ def test_each_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]
     assert f"cpl-bench {verb}" in capsys.readouterr().out
 
 
+LIGHT = """
+import contextlib, io, sys, time
+from cpl_bench.cli.main import main
+printed = io.StringIO()
+with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+    main(sys.argv[1:])
+assert "usage" in printed.getvalue(), printed.getvalue()
+print(time.process_time(), *sorted({"torch", "gymnasium", "matplotlib"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("words", [("train", "--help"), ("--help",), ("evaluate", "--help")])
+def test_help_costs_nothing(words: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, *words], capture_output=True, text=True, check=True
+    )
+    seconds, *heavy = done.stdout.split()
+    assert heavy == []
+    assert float(seconds) < 1
+
+
+def test_a_methods_help_shows_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, rate in ((["cpl"], "0.0003"), (["--preset", "paper", "cpl"], "0.0001")):
+        with pytest.raises(SystemExit) as stop:
+            main(["train", *words, "--help"])
+        assert stop.value.code == 0
+        printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert "--policy.hidden" in printed and "Widths of the hidden layers." in printed
+        assert f"--contrast.rate FLOAT The learning rate. (default: {rate})" in printed
+
+
 def test_from_card_to_report(workshop: Path) -> None:
     folder = workshop / "runs" / "tiny" / "cpl"
     record = json.loads((folder / "run.json").read_text())
     assert record["seeds"] == [0, 1]
+    assert record["command"].startswith("cpl-bench train --data tiny.toml --seeds 2")
+    assert record["config"]["policy"]["hidden"] == [32, 32]
     assert record["phases"] == [["clone", 100], ["contrast", 100]]
     assert len((folder / "evaluations.csv").read_text().splitlines()) == 1 + 2 * 2 * 5
     again = run(workshop, "label", "tiny.toml")
@@ -100,10 +134,10 @@ def test_from_card_to_report(workshop: Path) -> None:
 def test_sparse_labels_are_another_file(workshop: Path) -> None:
     done = run(workshop, "label", "tiny.toml", "--pairs", "sparse", "--scorer", "partial_return")
     assert done.returncode == 0, done.stderr
-    path = workshop / "data/preferences/tiny/partial_return-60x12-sparse.safetensors"
+    path = workshop / "data/preferences/tiny/partial-return-60x12-sparse-oracle-seed0.safetensors"
     trained = run(workshop, "train", "--data", str(path), "--seeds", "1", "--evaluate-every", "20",
-                  "--episodes", "2", "sft", "--steps", "20", "--clone-steps", "10",
-                  "--hidden", "16", "--segments-per-batch", "8")  # fmt: skip
+                  "--episodes", "2", "sft", "--steps", "20", "--clone.steps", "10",
+                  "--policy.hidden", "16", "--segments", "8")  # fmt: skip
     assert trained.returncode == 0, trained.stderr
 
 
@@ -121,17 +155,24 @@ def test_sparse_labels_are_another_file(workshop: Path) -> None:
         (["inspect", "tiny.toml", "--scorers", "regert"], "Did you mean 'regret'?"),
         (["train", "--data", "drawer-opn", "cpl"], "Did you mean 'drawer-open'?"),
         (["train", "--data", "gone.safetensors", "cpl"], "gone.safetensors"),
-        (["train", "--data", "tiny.toml", "cpl", "--lam", "0"], "--lam must lie in (0, 1]"),
-        (["train", "--data", "tiny.toml", "cpl", "--lam", "1.5"], "--lam must lie in (0, 1]"),
+        (["train", "--data", "tiny.toml", "cpl", "--lam", "0"], "lam must be in (0, 1]"),
+        (["train", "--data", "tiny.toml", "cpl", "--lam", "1.5"], "lam must be in (0, 1]"),
+        (["train", "--data", "tiny.toml", "cpl", "--lam", "much"], "--lam"),
+        (["train", "--data", "tiny.toml", "cpl", "--lamb", "0.5"], "--lam"),
+        (["train", "--data", "tiny.toml", "--steps", "9", "cpl"], "--steps"),
+        (["train", "--data", "tiny.toml", "--task", "pointmas", "cpl"], "Did you mean 'pointmass'"),
+        (["train", "--data", "tiny.toml", "--resume", "--overwrite", "cpl"], "choose one"),
         (["train", "--data", "tiny.toml", "--device", "cuda:9", "sft"], "cuda:9"),
         (["train", "--data", "tiny.toml", "--device", "tpu", "sft"], "tpu"),
         (["train", "--data", "tiny.toml", "--seeds", "0", "sft"], "at least 1"),
-        (["train", "--data", "tiny.toml", "sft", "--dropout", "1"], "--dropout must be in [0, 1)"),
-        (["train", "--data", "tiny.toml", "sft", "--hidden", "-3"], "--hidden"),
-        (["train", "--data", "tiny.toml", "cpl", "--alpha", "nan"], "--alpha"),
+        (["train", "--data", "tiny.toml", "sft", "--policy.dropout", "1"], "in [0, 0.998]"),
+        (["train", "--data", "tiny.toml", "sft", "--policy.hidden", "-3"], "positive whole widths"),
+        (["train", "--data", "tiny.toml", "cpl", "--alpha", "nan"], "alpha must be positive"),
         (["train", "--data", "tiny.toml", "--workers", "-1", "sft"], "at least 1"),
         (["label", "tiny.toml", "--segments", "0"], "at least 2"),
-        (["train", "--data", "tiny.toml", "ppq"], "ppq"),
+        (["train", "--data", "tiny.toml", "ppq"], "Did you mean 'ppo'?"),
+        (["train", "--data", "tiny.toml", "nowhere_at_all:ENTRY"], "cannot be imported"),
+        (["train"], "--data"),
         (["evaluate", "nowhere"], "nowhere"),
         (["evaluate", "runs/tiny/cpl", "--checkpoint", "7"], "100, 200"),
         (["report", "data"], "data"),
@@ -140,6 +181,19 @@ def test_sparse_labels_are_another_file(workshop: Path) -> None:
 )  # fmt: skip
 def test_mistakes_are_explained(workshop: Path, words: list[str], said: str) -> None:
     assert said in refuse(workshop, *words)
+
+
+def test_a_mistake_is_a_single_line(workshop: Path) -> None:
+    said = refuse(workshop, "train", "--data", "x", "cpl", "--steps", "1000")
+    assert said.splitlines() == [said.strip()]
+    assert "1,000 leave none to the phase 'contrast'" in said and "'clone' 1,500" in said
+
+
+def test_a_line_without_a_method_lists_them(workshop: Path) -> None:
+    for words in (("--data", "tiny.toml"), ("--data", "tiny.toml", "--seeds", "2", "--resume")):
+        said = refuse(workshop, "train", *words)
+        assert said.splitlines() == [said.strip()]
+        assert f"Which method? It comes last: {', '.join(ALGOS)}, or module:ENTRY." in said
 
 
 def test_a_wrong_card_is_explained(workshop: Path) -> None:

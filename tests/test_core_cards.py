@@ -9,13 +9,15 @@ import pytest
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
 from cpl_bench.core import folders
-from cpl_bench.core.cards import load_task, task_names
+from cpl_bench.core.cards import load_task, task_cards
 from cpl_bench.core.dataset_cards import dataset_names, load_dataset_card
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.folders import data_root
+from cpl_bench.core.score import Score
 from cpl_bench.experiments.card import load_experiment
 from cpl_bench.preferences.annotators import ANNOTATORS
 from cpl_bench.preferences.scorers import SCORERS
+from cpl_bench.tasks.registry import make_task
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = ("bin-picking", "button-press", "door-open", "drawer-open", "plate-slide", "sweep-into")
@@ -33,7 +35,7 @@ minimum_steps = 16
 
 [behaviour]
 levels = [0.3, 0.6]
-success_band = [0.2, 0.7]
+score_band = [0.2, 0.7]
 
 [segments]
 count = 20
@@ -46,9 +48,9 @@ seeds = 2
 final_episodes = 10
 
 [[methods]]
-label = "CPL"
+name = "CPL"
 algorithm = "cpl"
-settings = { lam = 1.0 }
+settings = { lam = 1.0, policy.hidden = [64, 64] }
 """
 
 
@@ -78,7 +80,7 @@ def write_card(path: Path, text: str, old: str, new: str) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.toml")), ids=lambda path: path.stem)
 def test_every_task_card_loads(path: Path) -> None:
-    known = task_names()
+    known = task_cards()
     table = tomllib.loads(path.read_text())
     for name in table.get("members", [path.stem]):
         assert name in known
@@ -88,15 +90,18 @@ def test_every_task_card_loads(path: Path) -> None:
         assert card.horizon_steps > 0
         assert card.description
         assert "{" not in card.source_id
+        assert card == known[name]
+        assert card.scoring.is_success
 
 
 @pytest.mark.parametrize("name", dataset_names())
 def test_every_dataset_card_loads(name: str) -> None:
     card = load_dataset_card(name)
     assert card.name == name
-    assert card.task in task_names()
-    assert card.label.scorer in SCORERS
-    assert card.label.annotator in ANNOTATORS
+    assert card.task in task_cards()
+    assert card.labelling.scorer in SCORERS
+    assert card.labelling.annotator in ANNOTATORS
+    assert card.file == ""
     assert card.minimum_steps >= card.segments.length
     assert card.description
 
@@ -129,7 +134,7 @@ def test_small_twins_differ_in_size_only(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAPER)
 def test_paper_cards_aim_at_the_papers_behaviour(name: str) -> None:
-    low, high = load_dataset_card(name).behaviour.success_band
+    low, high = load_dataset_card(name).behaviour.score_band
     assert low < load_task(name).reference["paper_behaviour_success"] < high
 
 
@@ -165,7 +170,7 @@ def test_a_name_like_no_other_lists_what_there_is(house: Path) -> None:
 
 
 def test_a_path_that_is_not_there_is_no_card(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="No dataset"):
+    with pytest.raises(UserError, match="no such dataset card"):
         load_dataset_card(str(tmp_path / "missing.toml"))
 
 
@@ -179,7 +184,68 @@ def test_a_card_at_a_path_loads(tmp_path: Path) -> None:
     assert card.name == "mine"
     assert card.minari_id == "cpl_bench/mine-v0"
     assert card.behaviour.levels == (0.3, 0.6)
-    assert card.label.scorer == "regret"
+    assert card.labelling.scorer == "regret"
+    assert card.file == str(path)
+
+
+def test_a_path_with_the_name_of_an_official_card_is_refused(tmp_path: Path, house: Path) -> None:
+    """Both would write datasets/cpl_bench/NAME-v0."""
+    path = tmp_path / "elsewhere" / "tiny.toml"
+    path.parent.mkdir()
+    path.write_text(DATASET)
+    with pytest.raises(UserError) as caught:
+        load_dataset_card(str(path))
+    for said in (str(path), "name of an official dataset, 'tiny'", "overwrite", "another name"):
+        assert said in str(caught.value)
+    official = load_dataset_card("tiny")
+    assert load_dataset_card(str(house / "datasets" / "tiny.toml")) == official
+    assert official.file == ""
+    path.rename(path.with_name("tiny-2.toml"))
+    assert load_dataset_card(str(path.with_name("tiny-2.toml"))).name == "tiny-2"
+
+
+def test_a_card_knows_its_file_wherever_one_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.toml").write_text(DATASET)
+    whole = load_dataset_card(str(tmp_path / "mine.toml"))
+    monkeypatch.chdir(tmp_path)
+    assert load_dataset_card("mine.toml") == load_dataset_card("./mine.toml") == whole
+
+
+def test_a_card_may_stand_beside_its_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "flat.toml").write_text(TASK.replace("50", "40"))
+    path = tmp_path / "mine.toml"
+    write_card(path, DATASET, '"pointmass"', '"tasks/flat.toml"')
+    monkeypatch.chdir("/")
+    task = load_task(load_dataset_card(str(path)).task)
+    assert (task.name, task.suite, task.horizon_steps) == ("flat", "pointmass", 40)
+    with pytest.raises(UserError, match=r"nowhere\.toml: there is no such task card"):
+        load_task(str(tmp_path / "nowhere.toml"))
+
+
+def test_a_card_may_ask_a_fallible_annotator(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    labelling = '[labelling]\nannotator = "noisy"\nannotator_settings = { error_rate = 0.1 }\n'
+    path.write_text(f"{DATASET}\n{labelling}cap_steps = 30\n")
+    how = load_dataset_card(str(path)).labelling
+    assert (how.scorer, how.annotator, how.cap_steps) == ("regret", "noisy", 30)
+    assert how.annotator_settings == {"error_rate": 0.1}
+
+
+def test_returns_are_scored_between_their_references(tmp_path: Path) -> None:
+    path = tmp_path / "flat.toml"
+    ends = "{ random_return = -30, expert_return = -5.5, paper_cpl_success = 0.836 }"
+    path.write_text(f'{TASK}score = "return"\nreference = {ends}\n')
+    card = load_task(str(path))
+    assert card.scoring == Score("normalised return", -30, -5.5)
+    assert card.scoring.of([1, 0], [-30, -5.5]).tolist() == [0, 1]
+    assert card.references == "random return -30, expert return -5.5, paper CPL 83.6 %"
+    path.write_text(f'{TASK}score = "return"\n')
+    assert load_task(str(path)).scoring == Score("return")
+    path.write_text(f"{TASK}reference = {ends}\n")
+    assert load_task(str(path)).scoring == Score("success")
 
 
 def test_a_card_may_ask_for_rankings(tmp_path: Path) -> None:
@@ -204,7 +270,7 @@ DATASET_MISTAKES = {
     "number for a name": ('task = "pointmass"', "task = 3", "'task'", "str"),
     "text in a list": ("[0.3, 0.6]", '[0.3, "0.6"]', "'behaviour.levels[1]'", "float"),
     "number for a list": ("levels = [0.3, 0.6]", "levels = 0.3", "'behaviour.levels'", "0.3"),
-    "list of the wrong length": ("[0.2, 0.7]", "[0.2]", "'behaviour.success_band'", "0.2"),
+    "list of the wrong length": ("[0.2, 0.7]", "[0.2]", "'behaviour.score_band'", "0.2"),
     "unknown choice": ("length = 16", 'length = 16\npairs = "all"', "'segments.pairs'", "'sparse'"),
     "ranked without a size": (
         "length = 16",
@@ -226,7 +292,7 @@ DATASET_MISTAKES = {
     ),
     "number for a table": (
         "[segments]\ncount = 20\nlength = 16",
-        "[label]\nscorer = 3",
+        "[labelling]\nscorer = 3",
         "'segments'",
         "missing",
     ),
@@ -234,8 +300,28 @@ DATASET_MISTAKES = {
     "no levels": ("[0.3, 0.6]", "[]", "behaviour.levels", "at least one"),
     "level above one": ("[0.3, 0.6]", "[0.3, 60]", "behaviour.levels", "[0, 1]"),
     "level that is no number": ("[0.3, 0.6]", "[nan]", "behaviour.levels", "[0, 1]"),
-    "band upside down": ("[0.2, 0.7]", "[0.7, 0.2]", "behaviour.success_band", "[low, high]"),
+    "band upside down": ("[0.2, 0.7]", "[0.7, 0.2]", "behaviour.score_band", "[low, high]"),
     "negative noise": ("levels", "action_noise = -0.1\nlevels", "noise", "[0, 10]"),
+    "old table of labels": (
+        "[segments]",
+        '[label]\nscorer = "regret"\n[segments]',
+        "'label'",
+        "mean 'labelling'",
+    ),
+    "unknown labelling": (
+        "[segments]",
+        "[labelling]\ncap = 3\n[segments]",
+        "'labelling.cap'",
+        "'labelling.cap_steps'",
+    ),
+    "annotator's setting that is no number": (
+        "[segments]",
+        '[labelling]\nannotator_settings = { error_rate = "low" }\n[segments]',
+        "'labelling.annotator_settings.error_rate'",
+        "float",
+    ),
+    "no cap": ("[segments]", "[labelling]\ncap_steps = 0\n[segments]", "cap_steps", "at least 1"),
+    "its own file": ("episodes", 'file = "x"\nepisodes', "remove the key 'file'", "'mine'"),
     "one segment": ("count = 20", "count = 1", "segments.count", "at least 2"),
     "empty segments": ("length = 16", "length = 0", "segments.length", "at least 1"),
     "segment longer than the horizon": (
@@ -274,7 +360,20 @@ def test_a_wrong_dataset_card_is_one_error(tmp_path: Path, mistake: str) -> None
         ("horizon_steps", "horizon", "'horizon'"),
         ("horizon_steps = 50", "", "'horizon_steps' is missing"),
         ("50", "'50'", "'horizon_steps' must be int, not '50'"),
-        ('"pointmass"', '"metawrld"', "'suite' must be 'metaworld' or 'fetch' or 'pointmass'"),
+        ('"pointmass"', "3", "'suite' must be str, not 3"),
+        ("50", "0", "horizon_steps must be at least 1, not 0"),
+        ("50", '50\nscore = "reward"', "'score' must be 'success' or 'return', not 'reward'"),
+        ("50", '50\nname = "other"', "remove the key 'name'; the file's name is the card's"),
+        (
+            "50",
+            '50\nscore = "return"\nreference = { expert_return = -5 }',
+            "between two references, random_return below expert_return; got {'expert_return': -5",
+        ),
+        (
+            "50",
+            '50\nscore = "return"\nreference = { random_return = 9, expert_return = -5 }',
+            "random_return below expert_return",
+        ),
         (
             "50",
             '50\nreference = { random_return = "low" }',
@@ -290,6 +389,12 @@ def test_a_wrong_task_card_is_one_error(house: Path, old: str, new: str, said: s
         load_task("pointmass")
 
 
+def test_a_wrong_suite_suggests_the_nearest(house: Path) -> None:
+    write_card(house / "envs" / "pointmass.toml", TASK, '"pointmass"', '"metawrld"')
+    with pytest.raises(UserError, match=r"No task suite .*'metawrld'.*mean 'metaworld'.*module:C"):
+        make_task(load_task("pointmass"))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -297,7 +402,8 @@ def test_a_wrong_task_card_is_one_error(house: Path, old: str, new: str, said: s
         ("seeds = 2", "", "'seeds' is missing"),
         ('["drawer-open-small"]', '"drawer-open-small"', "'datasets' must be"),
         ("final_episodes = 10", "final_episodes = 10\npreset = 'big'", "'laptop' or 'paper'"),
-        ('label = "CPL"', "", "label' is missing"),
+        ('name = "CPL"', "", "'methods[0].name' is missing"),
+        ('name = "CPL"', 'label = "CPL"', "'methods[0].label'. Did you mean 'methods[0].name'"),
     ],
 )
 def test_a_wrong_experiment_is_one_error(house: Path, old: str, new: str, said: str) -> None:
@@ -323,7 +429,8 @@ def test_broken_toml_names_the_file(house: Path, content: bytes) -> None:
 
 def test_an_experiment_keeps_its_methods_settings(house: Path) -> None:
     (method,) = load_experiment("first").methods
-    assert (method.label, method.algorithm, method.settings) == ("CPL", "cpl", {"lam": 1.0})
+    settings = {"lam": 1.0, "policy": {"hidden": [64, 64]}}
+    assert (method.name, method.algorithm, method.settings) == ("CPL", "cpl", settings)
 
 
 # --- Where cards and data lie ---
@@ -332,7 +439,7 @@ def test_an_experiment_keeps_its_methods_settings(house: Path) -> None:
 def test_cards_of_a_wheel_lie_in_the_package(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "CHECKOUT", house / "nowhere")
     monkeypatch.setattr(folders, "WHEEL_CARDS", house)
-    assert task_names() == ["pointmass"]
+    assert list(task_cards()) == ["pointmass"]
     assert load_dataset_card("tiny").task == "pointmass"
     assert load_experiment("first").seeds == 2
 
@@ -355,3 +462,10 @@ def test_data_lie_where_minari_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MINARI_DATASETS_PATH", "~/mine")
     assert data_root() == tmp_path / "mine"
+
+
+def test_a_card_whose_name_is_no_name_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "my data.toml"
+    path.write_text(DATASET)
+    with pytest.raises(UserError, match="letters, digits, - and _"):
+        load_dataset_card(str(path))

@@ -39,7 +39,7 @@ def test_the_point_mass_allows_a_good_reward_model(dots, monkeypatch):
 
 
 def test_nothing_but_ties_is_refused(dots, tmp_path, monkeypatch):
-    monkeypatch.setattr(calibration, "MODEL", replace(calibration.MODEL, reward_steps=1))
+    monkeypatch.setattr(calibration, "MODEL", replace(calibration.MODEL, steps=1))
     preferences = load_preferences(dots[2])
     tied = replace(preferences, scores=np.zeros_like(preferences.scores))
     monkeypatch.setattr(calibration, "load_preferences", lambda path: tied)
@@ -50,8 +50,8 @@ def test_nothing_but_ties_is_refused(dots, tmp_path, monkeypatch):
 def test_the_page_says_what_was_fitted():
     model, said = calibration.MODEL, " ".join(INTRODUCTIONS["reward"].split())
     assert f"{len(model.hidden)} hidden layers of {model.hidden[0]}".replace("2", "two", 1) in said
-    assert f"{model.reward_steps:,} steps, no imitation, {len(calibration.SEEDS)} seeds" in said
-    assert model.reward_bounded and not model.reward_imitation and "bounded to [0, 1]" in said
+    assert f"{model.steps:,} steps, no imitation, {len(calibration.SEEDS)} seeds" in said
+    assert model.bounded and not model.imitation and "bounded to [0, 1]" in said
 
 
 def test_the_page_keeps_one_line_a_card_and_table(tmp_path):

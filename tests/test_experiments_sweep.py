@@ -1,16 +1,36 @@
-"""What `publish` copies: the evidence and nothing else."""
+"""An experiment is checked whole, runs as its cells do, and publishes its evidence alone."""
 
-import json
+import shlex
+from pathlib import Path
 
 import pytest
+import tyro
 
+from cpl_bench.cli.train import _method_place
+from cpl_bench.core.cards import load_task
 from cpl_bench.core.errors import UserError
-from cpl_bench.experiments.card import Experiment, Method
+from cpl_bench.experiments.card import Experiment, Method, load_experiment
+from cpl_bench.experiments.cells import Cell, cells, run_cell
+from cpl_bench.experiments.make import task_of
 from cpl_bench.experiments.publish import EVIDENCE, LARGEST_METRICS_BYTES, RUN_EVIDENCE, publish
-from cpl_bench.experiments.sweep import slug
+from cpl_bench.experiments.sweep import check_experiment, run_experiment
+from cpl_bench.learning.methods import configured, find_method
+from cpl_bench.preferences.file import load_preferences
+from cpl_bench.preferences.format import PreferenceInfo
 from cpl_bench.runs.evaluations import append_evaluations
+from cpl_bench.runs.record import RunRecord, read_record, write_record
 
 METRICS = "step,phase,seed,metric,value\n"
+DOTS = str(Path(__file__).parent / "dots.toml")
+SHORT = {"policy": {"hidden": [16]}, "steps": 30, "segments": 8, "clone": {"steps": 10}}
+
+
+def small(*methods, dataset=DOTS):
+    """An experiment of two seeds."""
+    return Experiment("small", (dataset,), methods, seeds=2, final_episodes=2)
+
+
+# --- Publish ---
 
 
 @pytest.fixture
@@ -21,22 +41,24 @@ def experiment(tmp_path):
     out, results = tmp_path / "out", tmp_path / "results"
     results.mkdir()
     (results / "experiment.toml").write_text("")
-    for method, online in zip(methods, (0, 4250), strict=True):
-        run = out / "dots" / f"{method.algorithm}-{slug(method.label)}"
+    for cell, online in zip(cells(experiment), (0, 4250), strict=True):
+        run, method = out / cell.folder, cell.method
         run.mkdir(parents=True)
-        facts = {
-            "dataset": "dots",
-            "method": method.label,
-            "algorithm": method.algorithm,
-            "seeds": [0],
-            "steps": 10,
-            "command": "",
-            "behaviour_success": None,
-            "online_transitions": online,
-            "phases": [["all", 10]],
-            "versions": {},
-        }
-        (run / "run.json").write_text(json.dumps(facts))
+        record = RunRecord(
+            dataset="dots",
+            task=None,
+            algorithm=method.algorithm,
+            method=method.name,
+            config={},
+            seeds=(0,),
+            steps=10,
+            phases=(("all", 10),),
+            evaluate_every=10,
+            episodes=1,
+            preferences=PreferenceInfo("dots", "", 12, "dense", "", "", "regret", "oracle"),
+            online_transitions=online,
+        )
+        write_record(run / "run.json", record)
         episode = {"step": 10, "seed": 0, "episode": 0, "success": 1, "return": 0.0, "length": 1}
         for name in ("evaluations.csv", "final.csv"):
             append_evaluations(run / name, episode)
@@ -92,3 +114,181 @@ def test_only_an_experiments_folder_is_published_to(experiment):
     with pytest.raises(UserError, match=r"no experiment\.toml"):
         publish(given, out, results)
     assert published(results) == []
+
+
+# --- Check before anything is made ---
+
+
+def nowhere(todo, out, pool):
+    """A launcher that must not be reached."""
+    raise AssertionError("launched")
+
+
+SPARSE = """
+task = "pointmass"
+episodes = 40
+minimum_steps = 12
+[behaviour]
+levels = [0.3]
+score_band = [0.1, 0.9]
+[segments]
+count = 60
+length = 12
+pairs = "sparse"
+"""
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "said"),
+    [
+        ("cpl", {"lamb": 0.5}, "settings of cpl: .* 'lamb'. Did you mean 'lam'"),
+        ("cpl", {"clone": {"rate": 0.5}}, "No key is called 'clone.rate'"),
+        ("cpl", {"lam": 2.0}, r"lam must be in \(0, 1\] .*, not 2\.0"),
+        ("cpl", {"lam": "much"}, "'lam' must be float, not 'much'"),
+        ("cpll", {}, "No algorithm is called 'cpll'. Did you mean 'cpl'"),
+        ("nowhere_at_all:ENTRY", {}, "'nowhere_at_all:ENTRY' cannot be imported"),
+        ("cpl", {"steps": 1500}, "leave none to the phase 'contrast'"),
+        ("ppo", {"reward": {"loss": "ranking"}}, "sparse holds single .*--pairs ranked or dense"),
+        ("cpl", {"segments": 31}, "at least 2 segments, a multiple of 2; got 31"),
+    ],
+)
+def test_nothing_is_made_for_an_experiment_that_cannot_be_run(
+    pool, tmp_path, monkeypatch, algorithm, settings, said
+):
+    data, out, card = tmp_path / "data", tmp_path / "out", tmp_path / "sparse.toml"
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(data))
+    card.write_text(SPARSE)
+    good, wrong = Method("SFT", "sft"), Method("wrong", algorithm, settings)
+    with pytest.raises(UserError, match=f"^small: .*{said}"):
+        run_experiment(small(good, wrong, dataset=str(card)), out, pool, nowhere)
+    assert not data.exists() and not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"datasets": ()}, "at least a dataset and a method"),
+        ({"methods": ()}, "at least a dataset and a method"),
+        ({"seeds": 0}, "seeds and final_episodes must be at least 1"),
+        ({"final_episodes": 0}, "seeds and final_episodes must be at least 1"),
+        ({"datasets": ("drawer-opn",)}, "Did you mean 'drawer-open'"),
+        ({"datasets": (DOTS, DOTS)}, "would share the folder dots/sft-sft"),
+        (
+            {"methods": (Method("A b", "sft"), Method("a-b", "sft"))},
+            "share the folder dots/sft-a-b",
+        ),
+        ({"methods": (Method("A", "sft"), Method("A", "cpl"))}, "Two methods are called 'A'"),
+    ],
+)
+def test_an_experiment_that_contradicts_itself_is_refused(changes, said):
+    plain = {"datasets": (DOTS,), "methods": (Method("SFT", "sft"),), "seeds": 1}
+    with pytest.raises(UserError, match=said):
+        check_experiment(Experiment("odd", **{**plain, "final_episodes": 1, **changes}))
+
+
+@pytest.mark.parametrize("name", ["quickstart", "five-methods", "ppo-oracle"])
+def test_a_cells_command_makes_the_same_run(name):
+    for cell in cells(load_experiment(name)):
+        words = shlex.split(cell.command)
+        assert words[:3] == ["cpl-bench", "train", "--data"]
+        place = 2 + _method_place(words[2:])
+        assert words[place] == cell.method.algorithm
+        default = find_method(words[place]).presets[cell.preset]
+        typed = tyro.cli(type(default), default=default, args=words[place + 1 :])
+        assert typed == configured(cell.method.algorithm, cell.preset, cell.method.settings)
+
+
+# --- Run ---
+
+
+def test_a_task_must_fit_the_data(dots):
+    preferences = load_preferences(dots[2])
+    assert task_of(preferences) == task_of(preferences, "pointmass") == load_task("pointmass")
+    assert task_of(preferences, "") is None
+    said = "Pendulum-v1 has observations of 3 and actions of 1 numbers, dots of 6 and 2"
+    with pytest.raises(UserError, match=said):
+        task_of(preferences, "Pendulum-v1")
+
+
+def test_every_name_has_a_folder():
+    folders = [
+        Cell("dots", Method(name, "cpl"), "laptop", 1, 1).folder
+        for name in ("偏好", "предпочтения", "CPL (λ = 0.5)", "...")
+    ]
+    assert len(set(folders)) == 4
+    assert all(folder.parent == Path("dots") for folder in folders)
+    assert all(len(folder.name) > len("cpl-") for folder in folders)
+    assert folders[2] == Path("dots/cpl-cpl-lam-0.5")
+
+
+def test_a_launcher_of_ones_own_runs_the_cells_in_any_order(dots, pool, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(dots[1]))
+    given = []
+
+    def backwards(todo, out, pool):
+        given.extend(todo)
+        for cell in reversed(todo):
+            assert run_cell(cell, out, pool) == out / cell.folder
+
+    asked = small(Method("SFT", "sft", SHORT), Method("Выбор", "cpl", SHORT))
+    plain = run_experiment(asked, tmp_path / "plain", pool)
+    result = run_experiment(asked, tmp_path / "backwards", pool, backwards)
+    assert given == cells(asked)
+    assert result.rows == plain.rows
+    assert [row.method for row in result.rows] == ["SFT", "Выбор"]
+    files = contents(tmp_path / "plain")
+    assert {"README.md", "dots/sft-sft/final.csv", "dots/sft-sft/state.safetensors"} <= files.keys()
+    assert contents(tmp_path / "backwards") == files
+    run_experiment(asked, tmp_path / "plain", pool)
+    assert contents(tmp_path / "plain") == files, "nothing is done again"
+
+
+def contents(folder):
+    """The bytes that must be the same in two runs."""
+    paths = [
+        path for path in folder.rglob("*") if path.is_file() and "tensorboard" not in str(path)
+    ]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+OWN = """
+from cpl_bench.learning.algos.bc import LAPTOP, SFT
+from cpl_bench.learning.interface import Entry
+
+ENTRY = Entry(SFT, {"laptop": LAPTOP}, title=lambda config: "Own")
+"""
+OWN_EXPERIMENT = f"""
+description = "One's own."
+datasets = ["{DOTS}"]
+seeds = 1
+final_episodes = 2
+[[methods]]
+name = "Own"
+algorithm = "own_of_sweep:ENTRY"
+[methods.settings]
+policy.hidden = [16]
+steps = 30
+segments = 8
+clone.steps = 10
+"""
+
+
+def test_an_experiment_may_name_a_method_of_ones_own(dots, pool, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(dots[1]))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_of_sweep.py").write_text(OWN)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "experiment.toml").write_text(OWN_EXPERIMENT)
+    loaded = load_experiment(str(folder))
+    result = run_experiment(loaded, tmp_path / "out", pool)
+    run = tmp_path / "out" / "dots" / "own-of-sweep-entry-own"
+    record = read_record(run)
+    assert (record.algorithm, record.method) == ("own_of_sweep:ENTRY", "Own")
+    assert record.config["policy"]["hidden"] == [16]
+    assert [(row.dataset, row.method, row.episodes) for row in result.rows] == [("dots", "Own", 2)]
+    page = result.page.read_text()
+    assert "own_of_sweep:ENTRY" in page and "cpl-bench report runs/dots/*" in page
+    publish(loaded, tmp_path / "out", folder)
+    names = {str(Path("dots", run.name, name)) for name in RUN_EVIDENCE}
+    assert set(published(folder)) == names | {*EVIDENCE, "experiment.toml"}

@@ -204,6 +204,11 @@ def test_folders_of_cards_are_not_packages() -> None:
     assert [*(ROOT / "envs").glob("*.py"), *(ROOT / "datasets").glob("*.py")] == []
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_file_is_two_rooms(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 250
+
+
 def test_there_is_no_drawer_for_everything() -> None:
     assert [path for path in MODULES if path.stem in ("utils", "util", "helpers", "common")] == []
 

@@ -11,6 +11,7 @@ from cpl_bench.learning.interface import PreferenceBatch
 from cpl_bench.learning.losses import (
     KL_ESTIMATORS,
     adapted_coefficient,
+    averaged,
     clipped_surrogate,
     expectile_loss,
     fixed_variance_log_prob,
@@ -507,10 +508,59 @@ def test_accuracy_counts_decided_comparisons_only():
     assert preference_accuracy(first, second, answers).tolist() == pytest.approx([2 / 3, 0])
 
 
+def test_accuracy_counts_by_weight():
+    first, second = torch.zeros(1, 4), torch.tensor([[1.0, 1.0, -1.0, 1.0]])
+    answers = torch.tensor([[1.0, 0.0, 1.0, 0.5]])  # right, wrong, wrong, a tie
+    for weight, expected in [
+        ([1.0, 1.0, 1.0, 1.0], 1 / 3),
+        ([1.0, 0.0, 1.0, 1.0], 1 / 2),
+        ([1.0, 0.0, 0.0, 0.0], 1),
+        ([1.0, 0.5, 0.0, 1.0], 2 / 3),
+        ([0.0, 0.0, 0.0, 1.0], 0),
+    ]:
+        found = preference_accuracy(first, second, answers, torch.tensor([weight]))
+        assert found.item() == pytest.approx(expected)
+    ones = torch.ones(1, 4)
+    plain = preference_accuracy(first, second, answers)
+    assert torch.equal(preference_accuracy(first, second, answers, ones), plain)
+
+
 @pytest.mark.parametrize("answer", [0.0, 1.0])
 def test_equal_scores_agree_with_nobody(answer):
     same = torch.ones(1, 4)
     assert preference_accuracy(same, same, torch.full((1, 4), answer)).item() == 0
+
+
+def test_a_weighted_mean_by_hand():
+    values, weight = tensor([[1, 2, 4], [3, 5, 7]]), tensor([[1, 0, 0.5], [0, 0, 0]])
+    assert averaged(values, weight).tolist() == [(1 + 2) / 1.5, 0]
+    assert averaged(values, None).tolist() == pytest.approx([7 / 3, 5])
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 28, 496, 1000, 19_900])
+def test_with_all_weights_one_it_is_the_plain_mean_to_the_last_bit(rng, count):
+    values = [
+        torch.tensor(rng.normal(scale=10, size=(S, count)), dtype=torch.float32, requires_grad=True)
+        for _ in range(2)
+    ]
+    with torch.no_grad():
+        values[1].copy_(values[0])
+    found, expected = averaged(values[0], torch.ones(S, count)), values[1].mean(1)
+    assert torch.equal(found, expected)
+    for each in (found, expected):
+        each.square().sum().backward()
+    assert torch.equal(values[0].grad, values[1].grad)
+
+
+def test_what_weighs_nothing_is_as_good_as_absent(rng):
+    values, kept = rng.normal(size=(S, 40)), rng.random((S, 40)) < 0.7
+    means = [row[own].mean() for row, own in zip(values, kept, strict=True)]
+    leaf = tensor(values).requires_grad_()
+    found = averaged(leaf, tensor(kept))
+    np.testing.assert_allclose(found.detach(), means, rtol=1e-12)
+    found.sum().backward()
+    expected = kept / kept.sum(1, keepdims=True)
+    np.testing.assert_allclose(leaf.grad, expected, rtol=1e-12)
 
 
 def test_shapes_are_checked_in_tests():
@@ -524,4 +574,7 @@ def test_shapes_are_checked_in_tests():
             first=torch.zeros(1, 2, dtype=torch.int64),
             second=torch.zeros(1, 2, dtype=torch.int64),
             prefers_second=torch.zeros(1, 2),
+            weight=torch.ones(1, 2),
         )
+    with pytest.raises(Exception, match="weight"):
+        averaged(torch.zeros(2, 3), torch.zeros(2, 4))

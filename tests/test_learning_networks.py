@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cpl_bench.core.errors import UserError
-from cpl_bench.learning.config import refuse
+from cpl_bench.learning.config import COUNT, Optimiser, PolicyConfig, Stage, refuse
 from cpl_bench.learning.networks import MLP, Policy, prefixed
 from cpl_bench.learning.optimisers import WarmAdam
 from cpl_bench.learning.state import pack, unpack
@@ -38,7 +38,7 @@ def moves(adam, parameter, gradients):
 
 def test_the_rate_falls_along_a_cosine_and_stays_at_nothing():
     weight = torch.zeros(1, 1, requires_grad=True)
-    adam = WarmAdam({"w": weight}, learning_rate=0.1, cosine_steps=4)
+    adam = WarmAdam({"w": weight}, Optimiser(0.1, cosine=True), steps=4)
     expected = [0.1 * (0.5 + 0.5 * math.cos(math.pi * t / 4)) for t in range(4)]
     found = moves(adam, weight, [3.0] * 7)  # a constant gradient: Adam moves by its rate
     assert found == pytest.approx([*expected, 0, 0, 0], rel=1e-4, abs=1e-8)
@@ -46,7 +46,7 @@ def test_the_rate_falls_along_a_cosine_and_stays_at_nothing():
 
 def test_warm_up_and_cosine_multiply():
     weight = torch.zeros(1, 1, requires_grad=True)
-    adam = WarmAdam({"w": weight}, learning_rate=0.1, warmup_steps=2, cosine_steps=4)
+    adam = WarmAdam({"w": weight}, Optimiser(0.1, warmup_steps=2, cosine=True), steps=4)
     falls = [0.5 + 0.5 * math.cos(math.pi * t / 4) for t in range(4)]
     expected = [0.1 * share * fall for share, fall in zip([0.5, 1, 1, 1], falls, strict=True)]
     assert moves(adam, weight, [3.0] * 4) == pytest.approx(expected, rel=1e-4)
@@ -65,7 +65,7 @@ def norms_of(gradients):
 def steps_with(scales, largest):
     """A network's gradients after a step whose loss is scaled by `scales` (s,)."""
     network = MLP(SIZES, SEEDS, CPU, network=0)
-    adam = WarmAdam(network.parameters, 1e-3, largest_gradient=largest)
+    adam = WarmAdam(network.parameters, Optimiser(1e-3, largest_gradient=largest))
     loss = network(members_input()).square().mean((1, 2)) * torch.tensor(scales)  # (s,)
     adam.step(loss.sum())
     return gradients_of(network)
@@ -73,7 +73,7 @@ def steps_with(scales, largest):
 
 def test_one_members_large_gradient_shortens_no_others():
     scales = [1.0, 1e4, 1e-3]
-    free, bounded = steps_with(scales, float("inf")), steps_with(scales, 0.5)
+    free, bounded = steps_with(scales, 0.0), steps_with(scales, 0.5)
     lengths = norms_of(free)
     assert lengths[1] > 0.5 > lengths[2]
     expected = np.minimum(lengths, 0.5)
@@ -110,7 +110,7 @@ def test_a_perceptron_equals_numpy():
 def trained(seeds, network=0, steps=5):
     """A network after a few steps on targets that depend on the member's seed."""
     learner = MLP(SIZES, seeds, CPU, network)
-    adam = WarmAdam(learner.parameters, 1e-2, largest_gradient=0.3)
+    adam = WarmAdam(learner.parameters, Optimiser(1e-2, largest_gradient=0.3))
     target = torch.tensor(seeds, dtype=torch.float32).view(-1, 1, 1)
     for _ in range(steps):
         adam.step((learner(members_input(len(seeds))) - target).square().mean((1, 2)).sum())
@@ -138,7 +138,7 @@ def test_members_and_networks_begin_with_weights_of_their_own():
     for i, one in enumerate(seen):
         assert not any(torch.equal(one, other) for other in seen[:i])
     assert all(torch.equal(first[name], again[name]) for name in first)
-    policy = Policy(SIZES[0], SIZES[-1], SIZES[1:-1], 0.0, SEEDS, CPU)
+    policy = Policy(SIZES[0], SIZES[-1], PolicyConfig(tuple(SIZES[1:-1]), 0.0), SEEDS, CPU)
     assert torch.equal(policy.parameters["w0"], first["w0"]), "network 0 begins as a policy does"
 
 
@@ -162,7 +162,10 @@ def test_a_follower_moves_by_its_share(share):
 def two_networks():
     """(parts, the optimiser's parameters) of a method with two networks under one optimiser."""
     networks = {name: MLP(SIZES, SEEDS, CPU, n) for n, name in enumerate(("value", "critic"))}
-    return {**networks, "adam": WarmAdam(prefixed(networks), 1e-2, cosine_steps=20)}
+    return {
+        **networks,
+        "adam": WarmAdam(prefixed(networks), Optimiser(1e-2, cosine=True), steps=20),
+    }
 
 
 def steps_of(parts, count):
@@ -210,15 +213,55 @@ def test_names_that_begin_alike_are_told_apart():
 # --- Settings ---
 
 
-def test_refuse_names_the_option_what_it_may_be_and_what_it_is():
+def test_refuse_names_the_setting_what_it_may_be_and_what_it_is():
     class Config:
         weight_of_all = -1.0
 
-    wanted = {
-        "weight_of_all": ("at least 0", lambda value: value >= 0),
-        "absent": ("anything", lambda value: False),
-    }
-    with pytest.raises(UserError, match=r"--weight-of-all must be at least 0, not -1\.0"):
+    wanted = {"weight_of_all": ("at least 0", lambda value: value >= 0)}
+    with pytest.raises(UserError, match=r"weight_of_all must be at least 0, not -1\.0"):
         refuse(Config(), wanted)
     Config.weight_of_all = 0.0
     refuse(Config(), wanted)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.0, 1.5, True, "3", float("nan")])
+def test_a_count_is_a_whole_number_from_one(count):
+    class Config:
+        steps = count
+
+    with pytest.raises(UserError, match="steps must be a whole number from 1, not "):
+        refuse(Config(), {"steps": COUNT})
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: PolicyConfig(dropout=0.999), r"dropout must be in \[0, 0\.998\], not 0\.999"),
+        (lambda: PolicyConfig(dropout=1.0), r"dropout must be in \[0, 0\.998\]"),
+        (lambda: PolicyConfig(dropout=-0.1), r"dropout must be in \[0, 0\.998\]"),
+        (lambda: PolicyConfig(dropout=float("nan")), r"dropout must be in \[0, 0\.998\]"),
+        (lambda: PolicyConfig(dropout=float("inf")), r"dropout must be in \[0, 0\.998\]"),
+        (
+            lambda: PolicyConfig(hidden=("a",)),
+            r"hidden must be positive whole widths, not \('a',\)",
+        ),
+        (lambda: PolicyConfig(hidden=(8, 0)), "hidden must be positive whole widths"),
+        (lambda: Optimiser(rate=0), "rate must be positive, not 0"),
+        (lambda: Optimiser(rate=-1e-3), "rate must be positive"),
+        (lambda: Optimiser(rate=float("inf")), "rate must be positive"),
+        (lambda: Optimiser(rate=float("nan")), "rate must be positive"),
+        (lambda: Optimiser(warmup_steps=-1), "warmup_steps must be a whole number from 0"),
+        (lambda: Optimiser(largest_gradient=-0.5), "largest_gradient must be at least 0"),
+        (lambda: Stage(-1), "steps must be a whole number from 0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(make, said):
+    with pytest.raises(UserError, match=said):
+        make()
+
+
+def test_the_largest_dropout_leaves_something():
+    policy = Policy(3, 1, PolicyConfig((50,), 0.998), [0], CPU)
+    assert policy.dropped_of_256 == 255
+    dropped, scale = policy._dropped(torch.ones(1, 4000, 50), torch.tensor(0), 0)
+    assert (~dropped).float().mean().item() * scale == pytest.approx(1, abs=0.05)

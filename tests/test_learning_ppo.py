@@ -1,7 +1,5 @@
 """Preference-PPO: it solves what is solvable with the true reward, and stays where it is held."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,46 +7,48 @@ import torch
 from cpl_bench.core.cards import load_task
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.seeds import episode_seeds
-from cpl_bench.learning.algos.ppo import LAPTOP, PPO, PPOConfig
-from cpl_bench.learning.interface import RolloutBatch, Rollouts
+from cpl_bench.core.toml import replaced
+from cpl_bench.learning.algos.ppo import LAPTOP, PPO
+from cpl_bench.learning.collection import Collection, CollectionConfig, happened
+from cpl_bench.learning.interface import Episodes, RolloutBatch, Rollouts, Segments
 from cpl_bench.learning.loop import fit
+from cpl_bench.learning.methods import configured
+from cpl_bench.learning.random_bits import member_keys
 from cpl_bench.preferences.file import load_preferences
 from cpl_bench.runs.assess import assess
-from cpl_bench.runs.feeds import Source, make_feeds
+from cpl_bench.runs.feeds import Source, stretches
+from cpl_bench.runs.rollouts import stacked
+from cpl_bench.tasks.episodes import Trajectory
 
 CPU = torch.device("cpu")
-SMALL = replace(
+RATE, WIDTHS = {"rate": 1e-3}, {"hidden": (64, 64)}
+SMALL = replaced(
     LAPTOP,
-    hidden=(64, 64),
-    dropout=0.0,
-    clone_learning_rate=1e-3,
-    learning_rate=1e-3,
-    policy_learning_rate=1e-3,
-    value_learning_rate=1e-3,
-    value_collections=0,
-    gamma=0.99,
-    kl_weight=2.0,
-    reward_imitation=0.0,
-    transitions_per_collection=2048,
-    minibatch=256,
-    epochs=5,
-    clone_steps=100,
-    reward_steps=300,
+    {
+        "policy": {**WIDTHS, "dropout": 0.0},
+        "clone": {"steps": 100, "optimiser": RATE},
+        "reward": {**WIDTHS, "steps": 300, "optimiser": RATE, "imitation": 0.0},
+        "actor": RATE,
+        "value": {**WIDTHS, "optimiser": RATE},
+        "collection": {"transitions": 2048, "epochs": 5, "minibatch": 256, "value_only": 0},
+        "kl": {"weight": 2.0},
+        "gamma": 0.99,
+    },
+    "SMALL",
 )
+TRUE, FREE = {"source": "true"}, {"weight": 0.0}
 
 
 def train_on_dots(dots, pool, members=(0, 1, 2), **settings):
     """The learner, and the mean of each metric at the end of its last phase."""
-    config = replace(SMALL, **settings)
+    config = replaced(SMALL, settings, "SMALL")
     preferences = load_preferences(dots[2])
     widths = preferences.observations.shape[1], preferences.actions.shape[1]
     seeds = [100 + member for member in members]
     learner = PPO(config, *widths, seeds, CPU)
-    phases = learner.phases(config.steps)
     source = Source(preferences, load_task("pointmass"), pool, members, seeds, CPU)
-    feeds = make_feeds(source, phases, learner, config)
     last = {}
-    for pause in fit(phases, feeds, [config.steps - 5], CPU):
+    for pause in fit(stretches(source, learner.phases(), learner), [config.steps - 5], CPU):
         last = pause.metrics
     return learner, last
 
@@ -60,7 +60,7 @@ def success_of(learner, pool, members=(0, 1, 2)):
 
 
 def test_with_the_true_reward_it_solves_the_point_mass(dots, pool):
-    learner, last = train_on_dots(dots, pool, reward="true", kl_weight=0.0, steps=900)
+    learner, last = train_on_dots(dots, pool, reward=TRUE, kl=FREE, steps=900)
     assert min(success_of(learner, pool)) >= 0.95
     assert (last["explained_variance"] > 0.8).all()
     assert torch.equal(last["learned_reward"], last["true_return"])
@@ -70,17 +70,14 @@ def test_with_the_true_reward_it_solves_the_point_mass(dots, pool):
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 def test_a_huge_kl_weight_holds_it_at_the_clone(dots, pool, estimator):
-    _, held = train_on_dots(
-        dots, pool, (0,), reward="true", kl_weight=1e3, kl_estimator=estimator, steps=500
-    )
+    kl = {"weight": 1e3, "estimator": estimator}
+    _, held = train_on_dots(dots, pool, (0,), reward=TRUE, kl=kl, steps=500)
     assert held["kl_to_reference"].item() < 0.01
 
 
 def test_the_penalty_keeps_updates_near_their_target(dots, pool):
-    settings = {"reward": "true", "kl_weight": 0.0, "steps": 900}
-    learner, last = train_on_dots(
-        dots, pool, objective="penalty", target_kl=0.005, **settings
-    )  # fmt: skip
+    surrogate = {"objective": "penalty", "target_kl": 0.005}
+    learner, last = train_on_dots(dots, pool, surrogate=surrogate, reward=TRUE, kl=FREE, steps=900)
     assert min(success_of(learner, pool)) >= 0.9
     assert (last["penalty"] != 1).all()
     assert ((last["kl_to_old"] > 0.0005) & (last["kl_to_old"] < 0.02)).all()
@@ -90,7 +87,7 @@ def test_cloning_the_data_meanwhile_keeps_their_actions(dots, pool):
     costs = []
     for weight in (0.0, 30.0):
         learner, _ = train_on_dots(
-            dots, pool, (0,), reward="true", kl_weight=0.0, ptx_weight=weight, steps=500
+            dots, pool, (0,), reward=TRUE, kl=FREE, ptx_weight=weight, steps=500
         )
         preferences = load_preferences(dots[2])
         observations = torch.tensor(preferences.observations)[None]
@@ -103,43 +100,49 @@ def test_cloning_the_data_meanwhile_keeps_their_actions(dots, pool):
 # --- A collection, by hand ---
 
 
-def toy(**settings):
+def toy(collection=None, **settings):
     """A learner in its last phase and one collection: 2 episodes of 6 steps."""
-    config = replace(
-        SMALL, reward="true", clone_steps=0, transitions_per_collection=12, minibatch=4, epochs=2,
-        **settings,
-    )  # fmt: skip
-    learner = PPO(config, 3, 2, [0, 1], CPU)
+    small = {"transitions": 12, "minibatch": 4, "epochs": 2, **(collection or {})}
+    wanted = {"reward": TRUE, "clone": {"steps": 0}, "collection": small, **settings}
+    learner = PPO(replaced(SMALL, wanted, "toy"), 3, 2, [0, 1], CPU)
     draw = torch.Generator().manual_seed(0)
-    rollouts = Rollouts(
-        torch.randn(2, 2, 7, 3, generator=draw),
-        torch.randn(2, 2, 6, 2, generator=draw),
-        torch.randn(2, 2, 6, generator=draw),
-        torch.tensor([[True, False], [False, False]]),
+    return learner, Episodes(
+        observations=torch.randn(2, 2, 7, 3, generator=draw),
+        actions=torch.randn(2, 2, 6, 2, generator=draw),
+        rewards=torch.randn(2, 2, 6, generator=draw),
+        terminated=torch.zeros(2, 2, 6, dtype=torch.bool),
+        lengths=torch.full((2, 2), 6),
+        successes=torch.tensor([[True, False], [False, False]]),
     )
-    return learner, rollouts
+
+
+def improving(learner):
+    """The update of the phase "ppo", and how many of them a collection serves."""
+    return learner.phases()[-1].update, learner.config.collection.updates
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 def test_a_step_is_paid_its_reward_less_its_divergence(estimator):
-    learner, rollouts = toy(kl_weight=0.7, kl_estimator=estimator, gamma=0.9, gae_lambda=0.8)
+    kl = {"weight": 0.7, "estimator": estimator}
+    learner, rollouts = toy(kl=kl, gamma=0.9, gae_lambda=0.8)
     learner._receive(rollouts)  # the reference is made here
+    actor = learner.actor
     with torch.no_grad():  # now let policy and σ differ from it
         learner.policy.parameters["b2"] += 0.3
-        learner.log_std += 0.2
-    before = {name: value.clone() for name, value in learner._statistics.items()}
+        actor.log_std += 0.2
+    before = learner.collection.returns.state()
     learner._receive(rollouts)
-    collection = learner._collection
+    collection = learner.collection.tensors
     for member in range(2):
         observations = rollouts.observations[member].double()
         actions = rollouts.actions[member].double()
         mean = learner.act(rollouts.observations.flatten(1, 2))[member].view(2, 7, 2)[:, :-1]
-        reference = learner.reference(rollouts.observations.flatten(1, 2))[member].tanh()
-        reference = reference.view(2, 7, 2)[:, :-1]
-        std = learner.log_std[member].exp()
+        reference, first_std = actor.reference(rollouts.observations.flatten(1, 2))
+        reference = reference[member].view(2, 7, 2)[:, :-1]
+        std = actor.log_std[member].exp()
         now = torch.distributions.Normal(mean.double(), std.double())
         then = torch.distributions.Normal(
-            reference.double(), learner._reference_std[member].double()
+            reference.double(), first_std[member].view(2, 7, 2)[:, :-1].double()
         )
         k = (then.log_prob(actions) - now.log_prob(actions)).sum(-1)
         cost = -k if estimator == "k1" else 0  # the others are costs in the loss
@@ -166,36 +169,38 @@ def test_a_step_is_paid_its_reward_less_its_divergence(estimator):
 
 def test_an_epoch_visits_every_transition_once():
     learner, rollouts = toy()
-    for update in range(learner.updates_per_collection):
+    improve, updates = improving(learner)
+    for update in range(updates):
         fresh = rollouts if update == 0 else None
-        learner._improve(RolloutBatch(torch.tensor(update), fresh))
+        improve(RolloutBatch(torch.tensor(update), fresh))
         if update % 3 == 2:
-            order = learner._collection["order"]
+            order = learner.collection.tensors["order"]
             assert torch.equal(order.sort(1).values, torch.arange(12).expand(2, -1))
-    assert learner.updates_per_collection == 6
+    assert updates == 6
 
 
 def test_the_policy_waits_for_the_value():
-    learner, rollouts = toy(value_collections=2)
-    before = learner.policy.state() | {"log_std": learner.log_std.detach().clone()}
+    learner, rollouts = toy({"value_only": 2})
+    before = learner.policy.state() | {"log_std": learner.actor.log_std.detach().clone()}
     values = learner.value.state()
-    for update in range(3 * learner.updates_per_collection):
-        fresh = rollouts if update % learner.updates_per_collection == 0 else None
-        if update == 2 * learner.updates_per_collection:
-            now = learner.policy.state() | {"log_std": learner.log_std.detach()}
+    improve, updates = improving(learner)
+    for update in range(3 * updates):
+        fresh = rollouts if update % updates == 0 else None
+        if update == 2 * updates:
+            now = learner.policy.state() | {"log_std": learner.actor.log_std.detach()}
             assert all(torch.equal(now[name], before[name]) for name in before)
             assert not torch.equal(learner.value.state()["w0"], values["w0"])
-        learner._improve(RolloutBatch(torch.tensor(update), fresh))
+        improve(RolloutBatch(torch.tensor(update), fresh))
     assert not torch.equal(learner.policy.state()["w0"], before["w0"])
-    assert not torch.equal(learner.log_std, before["log_std"])
+    assert not torch.equal(learner.actor.log_std, before["log_std"])
 
 
 def test_the_penalty_waits_with_the_policy():
-    learner, rollouts = toy(objective="penalty", value_collections=2)
-    updates = learner.updates_per_collection
+    learner, rollouts = toy({"value_only": 2}, surrogate={"objective": "penalty"})
+    improve, updates = improving(learner)
     for update in range(4 * updates):
         fresh = rollouts if update % updates == 0 else None
-        metrics = learner._improve(RolloutBatch(torch.tensor(update), fresh))
+        metrics = improve(RolloutBatch(torch.tensor(update), fresh))
         if update // updates < 3:
             assert (metrics["penalty"] == 1).all()
     assert (metrics["penalty"] != 1).all()
@@ -203,45 +208,223 @@ def test_the_penalty_waits_with_the_policy():
 
 def test_the_first_ratio_is_one():
     learner, rollouts = toy()
-    metrics = learner._improve(RolloutBatch(torch.tensor(0), rollouts))
+    metrics = improving(learner)[0](RolloutBatch(torch.tensor(0), rollouts))
     assert metrics["kl_to_old"].abs().max() < 1e-6
     assert metrics["clip_fraction"].max() == 0
     assert metrics["policy_loss"].abs().max() < 1  # −mean of standardised advantages
 
 
 def test_the_deviation_stays_within_its_limits():
-    learner, rollouts = toy(lowest_std=0.299, highest_std=0.301, initial_std=0.3)
+    learner, rollouts = toy(std={"lowest": 0.299, "highest": 0.301, "initial": 0.3})
+    improve, updates = improving(learner)
     for update in range(30):
-        learner._improve(RolloutBatch(torch.tensor(update), rollouts if update == 0 else None))
-        learner._update %= learner.updates_per_collection
-    std = learner.behaviour()["std"]
+        improve(RolloutBatch(torch.tensor(update), rollouts if update == 0 else None))
+        learner.collection.update %= updates
+    weights = learner.behaviour()
+    std = weights.arrays["std"]
+    assert weights.kind == "gaussian" and learner.weights().kind == "deterministic"
     assert std.shape == (2, 2)
     assert ((std > 0.2989) & (std < 0.3011)).all()
     assert not np.allclose(std, 0.3, atol=1e-5)
 
 
+# --- Episodes of unequal lengths ---
+
+LENGTHS = [[3, 5, 7], [7, 2, 4]]
+TERMINATED = [[True, False, False], [False, True, False]]  # time ends the others
+
+
+def unequal(padding=0.0):
+    """Three episodes of each of two members; after the end of one comes `padding`."""
+    rng = np.random.default_rng(1)
+    own = [
+        [
+            Trajectory(
+                seed=0,
+                policy=0,
+                observations=rng.normal(size=(length + 1, 3)).astype(np.float32),
+                actions=rng.normal(size=(length, 2)).astype(np.float32),
+                rewards=rng.normal(size=length),
+                successes=np.zeros(length, bool),
+                states=np.zeros((0, 0)),
+                terminated=terminated,
+            )
+            for length, terminated in zip(lengths, ends, strict=True)
+        ]
+        for lengths, ends in zip(LENGTHS, TERMINATED, strict=True)
+    ]
+    episodes = stacked(own, CPU)
+    alive, _ = happened(episodes)
+    episodes.observations[:, :, 1:][~alive] = padding
+    episodes.actions[~alive] = padding
+    return episodes
+
+
+def of_episodes(rewards, values, gamma, lam):
+    """(advantages, values) of every step that happened, each episode for itself."""
+    found = []
+    for i, lengths in enumerate(LENGTHS):
+        own = []
+        for e, length in enumerate(lengths):
+            paid, worth = rewards[i, e, :length], values[i, e, : length + 1].copy()
+            if TERMINATED[i][e]:
+                worth[length] = 0.0  # nothing follows
+            for t in range(length):
+                deltas = [paid[x] + gamma * worth[x + 1] - worth[x] for x in range(t, length)]
+                advantage = sum((gamma * lam) ** x * delta for x, delta in enumerate(deltas))
+                own.append((advantage, worth[t]))
+        found.append(np.array(own))
+    return found
+
+
+def received(rounds=1, gamma=0.9, lam=0.8):
+    """A collection of unequal episodes, and what was known when the last round came in."""
+    config = CollectionConfig(transitions=12, epochs=2, minibatch=4)
+    collection, episodes = Collection(config, member_keys([0, 1])), unequal()
+    alive, _ = happened(episodes)
+    draw = torch.Generator().manual_seed(2)
+    for _ in range(rounds):
+        rewards, raw = (torch.randn(2, 3, 7 + i, generator=draw) for i in range(2))
+        rewards[~alive] = 1e3
+        raw[:, :, 1:][~alive] = -1e3
+        before = collection.returns.state()
+        places = torch.arange(21).expand(2, -1)
+        steps = {"place": places, "pair": torch.stack([places, -places], -1)}
+        collection.receive(episodes, rewards, raw, (gamma, lam), steps, {"fact": rewards[0]})
+    return collection, rewards.double().numpy(), raw.double().numpy(), before
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_episodes_are_judged_each_for_itself_however_they_end(rounds):
+    collection, rewards, raw, before = received(rounds)
+    tensors, n = collection.tensors, 13  # the second member has no more
+    places = [[*range(3), *range(7, 12), *range(14, 19)], [*range(9), *range(14, 18)]]
+    assert tensors["place"].tolist() == places
+    assert torch.equal(tensors["pair"][..., 0], -tensors["pair"][..., 1])
+    centre, scale = (before[name].double().numpy()[:, None, None] for name in ("centre", "scale"))
+    assert (scale == 1).all() == (rounds == 1)
+    for i, judged in enumerate(of_episodes(rewards, centre + scale * raw, 0.9, 0.8)):
+        advantages, values = judged[:n].T
+        returns = advantages + values
+        standard = (advantages - advantages.mean()) / advantages.std(ddof=1)
+        np.testing.assert_allclose(tensors["advantages"][i], standard, rtol=1e-4, atol=1e-5)
+        assert tensors["spread"][i].item() == pytest.approx(advantages.std(ddof=1), rel=1e-4)
+        kept = 0.9 if rounds > 1 else 0.0
+        mean = kept * centre[i].item() + (1 - kept) * returns.mean()
+        spread = kept * scale[i].item() + (1 - kept) * returns.std(ddof=1)
+        np.testing.assert_allclose(
+            tensors["goals"][i], (returns - mean) / spread, rtol=1e-4, atol=1e-4
+        )
+        explained = 1 - advantages.var() / returns.var()
+        assert tensors["explained_variance"][i].item() == pytest.approx(explained, rel=1e-3)
+    assert tensors["transitions"].tolist() == [15 * rounds, 13 * rounds]
+    assert torch.equal(tensors["fact"].double(), torch.tensor(rewards[0]))
+
+
+def test_padding_is_never_visited():
+    collection, *_ = received()
+    alive = happened(unequal())[0].flatten(1)
+    for _ in range(4):
+        visited = []
+        for _ in range(collection.config.updates_per_epoch):
+            rows = collection.rows(torch.tensor(collection.update))
+            places = collection.pick("place", rows)
+            assert places.shape == (2, 4)
+            assert alive.gather(1, places).all()
+            assert torch.equal(collection.pick("pair", rows)[..., 0], places)
+            visited.append(places)
+            collection.update += 1
+        for own in torch.cat(visited, 1):
+            assert len(set(own.tolist())) == 12
+
+
+@pytest.mark.parametrize("source", ["true", "learned"])
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+def test_what_comes_after_the_end_is_not_felt(source, estimator):
+    results = []
+    for padding in (0.0, 50.0):
+        learner, _ = toy(reward={"source": source}, kl={"weight": 0.1, "estimator": estimator})
+        improve, updates = improving(learner)
+        for update in range(2 * updates):
+            fresh = unequal(padding) if update % updates == 0 else None
+            metrics = improve(RolloutBatch(torch.tensor(update), fresh))
+        results.append(metrics | learner.state())
+    assert results[0].keys() == results[1].keys()
+    for name, value in results[0].items():
+        torch.testing.assert_close(value, results[1][name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_sums_are_an_episodes_and_the_divergence_a_steps():
+    learner, _ = toy(reward={"source": "learned"})
+    episodes = unequal()
+    learner._receive(episodes)
+    with torch.no_grad():
+        learner.policy.parameters["b2"] += 0.3
+    learner._receive(episodes)
+    known = learner.collection.tensors
+    for i, lengths in enumerate(LENGTHS):
+        paid, true, apart = [], [], []
+        for e, length in enumerate(lengths):
+            seen = episodes.observations[:, e, :length]
+            done = episodes.actions[:, e, :length].clamp(-1, 1)
+            paid.append(learner.reward(seen, done)[i].sum().item())
+            true.append(episodes.rewards[i, e, :length].sum().item())
+            now, std = (x[i] for x in learner.actor.look(seen))
+            then, first = (x[i] for x in learner.actor.reference(seen))
+            kl = torch.distributions.kl_divergence(
+                torch.distributions.Normal(now, std), torch.distributions.Normal(then, first)
+            )
+            apart += kl.sum(-1).tolist()
+        assert known["learned_reward"][i].item() == pytest.approx(np.mean(paid), rel=1e-5)
+        assert known["true_return"][i].item() == pytest.approx(np.mean(true), rel=1e-5)
+        assert known["kl_to_reference"][i].item() == pytest.approx(np.mean(apart), rel=1e-4)
+        assert sum(lengths) == len(apart)
+    assert known["transitions"].tolist() == [30, 26]
+
+
+# --- Settings ---
+
+
+def test_what_a_collection_is_fed_with():
+    learner, _ = toy(ptx_weight=0.0)
+    assert learner.phases()[-1].feed == Rollouts(12, 6)
+    learner, _ = toy(ptx_weight=0.5)
+    assert learner.phases()[-1].feed == Rollouts(12, 6, Segments(32))
+
+
 @pytest.mark.parametrize(
-    ("setting", "value", "said"),
+    ("settings", "said"),
     [
-        ("kl_weight", -0.1, "--kl-weight must be at least 0"),
-        ("minibatch", 5000, "--minibatch must be between 1 and the 4096 transitions"),
-        ("initial_std", 0.01, r"--initial-std must be in \[0.5, 1.5\]"),
-        ("clip", 0.0, "--clip must be in"),
-        ("gamma", 1.1, "--gamma must be in"),
-        ("epochs", 0, "--epochs must be at least 1"),
-        ("ptx_weight", -1.0, "--ptx-weight must be at least 0"),
-        ("policy_learning_rate", 0.0, "--policy-learning-rate must be positive"),
-        ("value_learning_rate", -1.0, "--value-learning-rate must be positive"),
-        ("value_collections", -1, "--value-collections must be at least 0"),
-        ("value_collections", 938, "leave some of the 300000 improving steps to the policy"),
-        ("lowest_std", 2.0, "--highest-std must be at least --lowest-std, 2.0, not 1.5"),
-        ("hidden", (), "--reward-imitation must be at least 0, and 0 without --hidden layers"),
+        ({"kl": {"weight": -0.1}}, "kl.weight must be at least 0"),
+        ({"kl": {"estimator": "k4"}}, "'kl.estimator' must be 'k1' or 'k2' or 'k3', not 'k4'"),
+        (
+            {"collection": {"minibatch": 5000}},
+            "collection.minibatch must be between 1 and the 4096 transitions",
+        ),
+        ({"std": {"initial": 0.01}}, r"std.initial must be in \[lowest, highest\] = \[0.5, 1.5\]"),
+        ({"surrogate": {"clip": 0.0}}, "surrogate.clip must be in"),
+        ({"gamma": 1.1}, "gamma must be in"),
+        ({"collection": {"epochs": 0}}, "collection.epochs must be a whole number from 1"),
+        ({"ptx_weight": -1.0}, "ptx_weight must be at least 0"),
+        ({"actor": {"rate": 0.0}}, "actor.rate must be positive"),
+        ({"value": {"optimiser": {"rate": -1.0}}}, "value.optimiser.rate must be positive"),
+        ({"collection": {"value_only": -1}}, "value_only must be a whole number from 0"),
+        (
+            {"collection": {"value_only": 938}},
+            "leave some of the 300,000 improving steps to the policy; 938 collections take 300,160",
+        ),
+        ({"std": {"lowest": 2.0}}, r"std.initial must be in \[lowest, highest\] = \[2.0, 1.5\]"),
+        (
+            {"reward": {"hidden": [], "imitation": 0.1}},
+            "reward.imitation must be at least 0, and 0 without hidden layers",
+        ),
     ],
 )
-def test_settings_that_cannot_be_are_refused(setting, value, said):
-    with pytest.raises(UserError, match=said):
-        replace(PPOConfig(reward_imitation=0.1), **{setting: value})
+def test_settings_that_cannot_be_are_refused(settings, said):
+    with pytest.raises(UserError, match=f"settings of ppo: .*{said}"):
+        configured("ppo", "paper", settings)
 
 
 def test_the_last_collection_may_be_the_policys():
-    assert replace(PPOConfig(), value_collections=937).value_collections == 937
+    config = configured("ppo", "paper", {"collection": {"value_only": 937}})
+    assert config.collection.value_only == 937

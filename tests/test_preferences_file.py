@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -11,24 +12,26 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from cpl_bench.core.errors import UserError
-from cpl_bench.learning.transitions import ACTION_LIMIT, TransitionSampler
+from cpl_bench.learning.interface import Phase, Segments, Transitions
+from cpl_bench.learning.transitions import ACTION_LIMIT, Steps, TransitionSampler
 from cpl_bench.preferences import file as preference_file
 from cpl_bench.preferences.file import load_preferences, write_preferences
 from cpl_bench.preferences.format import PreferenceInfo, Preferences
 from cpl_bench.preferences.returns import best_episodes
 from cpl_bench.preferences.segments import draw_segments
 from cpl_bench.preferences.verify import verify
-from cpl_bench.runs.batches import PreferenceSampler
+from cpl_bench.runs.batches import PreferenceSampler, steps_of
+from cpl_bench.runs.feeds import Source, check_feeds, stretches
 
 LENGTHS = [9, 4, 30, 6, 51]
 LENGTH = 4
 RANKED = 3
-TENSORS = ["observations", "actions", "episode_ends", "segment_starts", "scores"]
+TENSORS = ["observations", "actions", "episode_ends", "segment_starts"]
 TENSORS += ["first", "second", "prefers_second"]
-OPTIONAL = ["rewards", "successes"]
+OPTIONAL = ["rewards", "scores", "weight", "successes", "terminations"]
 
 
-def make(pairs="dense", segments=40, comparisons=20, successes=False, rewards=True, seed=0):
+def make(pairs="dense", segments=40, comparisons=20, rewards=True, seed=0):
     """Small valid preferences whose first observation column is the row number.
 
     Ranked ones ask `segments` // 3 questions about 3 segments each, whatever `comparisons` says.
@@ -54,7 +57,6 @@ def make(pairs="dense", segments=40, comparisons=20, successes=False, rewards=Tr
         first=first,
         second=second,
         prefers_second=rng.uniform(0, 1, len(first)).astype(np.float32),
-        successes=rng.integers(0, 2, steps).astype(np.uint8) if successes else None,
         info=PreferenceInfo(
             card="toy",
             task="reach",
@@ -65,12 +67,30 @@ def make(pairs="dense", segments=40, comparisons=20, successes=False, rewards=Tr
             scorer="regret",
             scorer_settings={"cap_steps": 200},
             annotator="oracle",
-            annotator_settings={"ranked_size": RANKED} if pairs == "ranked" else {},
-            seeds={"segments": seed},
+            ranked_size=RANKED if pairs == "ranked" else 0,
+            seeds={"segments": seed, "annotator": seed},
             versions={"mujoco": "3.3.0"},
             command="cpl-bench label toy — «naïve»",
         ),
     )
+
+
+def with_everything(data):
+    """The same with every optional tensor: some weights 0, two episodes that terminated."""
+    steps = len(data.observations)
+    ended = np.zeros(steps, np.uint8)
+    ended[data.episode_ends[[1, 4]] - 1] = 1
+    return replace(
+        data,
+        weight=(np.arange(len(data.first)) % 3 / 2).astype(np.float32),
+        successes=(np.arange(steps) % 2).astype(np.uint8),
+        terminations=ended,
+    )
+
+
+def without_scores(data):
+    """The same as people answer it."""
+    return replace(data, scores=None, info=replace(data.info, scorer="", annotator="human"))
 
 
 def chi_square(counts):
@@ -91,13 +111,17 @@ def path(tmp_path):
 @pytest.mark.parametrize("pairs", ["dense", "sparse", "ranked"])
 @pytest.mark.parametrize("optional", [False, True])
 def test_round_trip_bit_for_bit(path, pairs, optional):
-    written = make(pairs, successes=optional, rewards=optional)
+    written = make(pairs, rewards=optional)
+    if optional:
+        written = with_everything(written)
+    elif pairs != "dense":
+        written = without_scores(written)
     write_preferences(path, written)
     read = load_preferences(path)
     assert read.info == written.info
     for name in [*TENSORS, *OPTIONAL]:
         before, after = getattr(written, name), getattr(read, name)
-        if name in OPTIONAL and not optional:
+        if name in OPTIONAL and not optional and not (name == "scores" and pairs == "dense"):
             assert before is None and after is None
             continue
         assert (before.dtype, before.shape) == (after.dtype, after.shape)
@@ -171,9 +195,10 @@ def test_a_refused_write_leaves_the_old_file(path):
 def resave(path, tensors=None, metadata=None, **changed_info):
     """Write a good sparse file without verification, with some things changed."""
     good = make("sparse")
-    content = {name: getattr(good, name) for name in [*TENSORS, "rewards"]} | (tensors or {})
+    given = [*TENSORS, "rewards", "scores"]
+    content = {name: getattr(good, name) for name in given} | (tensors or {})
     content = {name: values for name, values in content.items() if values is not None}
-    info = {"format_version": 1, **asdict(good.info), **changed_info}
+    info = {"format_version": 2, **asdict(good.info), **changed_info}
     info = {name: value for name, value in info.items() if value is not ...}
     save_file(content, path, {"cpl_bench": json.dumps(info)} if metadata is None else metadata)
 
@@ -221,10 +246,23 @@ def test_another_programs_file_is_refused(path, metadata):
     assert "another program's" in refusal(path)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, ...])
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None, ...])
 def test_another_format_version_is_refused(path, version):
     resave(path, format_version=version)
-    assert "expected format version 1, got" in refusal(path)
+    assert "expected format version 2, got" in refusal(path)
+
+
+def test_an_older_file_says_how_it_was_made(path):
+    """Version 1 had `ranked_size` among the annotator's settings, and always scores."""
+    command = "cpl-bench label drawer-open --scorer regret --pairs ranked --ranked-size 3"
+    settings = {"ranked_size": RANKED}
+    old = {"format_version": 1, "annotator_settings": settings, "ranked_size": ..., "weight": ...}
+    resave(path, command=command, **old)
+    said = refusal(path)
+    assert "expected format version 2, got 1" in said
+    assert f"Make it again with `{command}`" in said
+    resave(path, command="", **old)
+    assert "Make it again with `cpl-bench label`" in refusal(path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3"])
@@ -245,7 +283,7 @@ def test_other_metadata_are_refused(path, changed):
 def test_a_missing_tensor_is_refused(path, name):
     resave(path, {name: None})
     said = refusal(path)
-    assert f"Missing: {name};" in said and "perhaps rewards, successes." in said
+    assert f"Missing: {name};" in said and f"perhaps {', '.join(OPTIONAL)}." in said
 
 
 def test_an_unknown_tensor_is_refused(path):
@@ -254,9 +292,9 @@ def test_an_unknown_tensor_is_refused(path):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int64])
-@pytest.mark.parametrize("name", [*TENSORS, "rewards"])
+@pytest.mark.parametrize("name", [*TENSORS, *OPTIONAL])
 def test_a_wrong_dtype_is_refused(path, name, dtype):
-    good = getattr(make("sparse"), name)
+    good = getattr(with_everything(make("sparse")), name)
     if good.dtype == dtype:
         return
     resave(path, {name: good.astype(dtype)})
@@ -268,7 +306,7 @@ def test_a_wrong_dtype_is_refused(path, name, dtype):
 
 def changed(name, place, value, pairs="sparse"):
     """Good preferences but for one entry."""
-    good = make(pairs)
+    good = with_everything(make(pairs)) if name in OPTIONAL else make(pairs)
     values = getattr(good, name).copy()
     values[place] = value
     return replace(good, **{name: values})
@@ -277,7 +315,7 @@ def changed(name, place, value, pairs="sparse"):
 def ranked(size, segments=40):
     """Good ranked preferences but for what they say of the size of their questions."""
     good = make("ranked", segments)
-    return replace(good, info=replace(good.info, annotator_settings={"ranked_size": size}))
+    return replace(good, info=replace(good.info, ranked_size=size))
 
 
 CROSSING = LENGTHS[0] - LENGTH + 1
@@ -304,6 +342,45 @@ WRONG = {
     "success of 2": (
         replace(make(), successes=np.full(100, 2, np.uint8)),
         r"successes must be 0 or 1",
+    ),
+    "termination of 2": (
+        changed("terminations", 12, 2),
+        r"terminations must be 0 or 1; got 2 at \[12\]",
+    ),
+    "termination amid an episode": (
+        changed("terminations", 7, 1),
+        r"terminations must be 0 but on an episode's last step; got 1 at \[7\]",
+    ),
+    "termination at an episode's first step": (
+        changed("terminations", LENGTHS[0], 1),
+        rf"terminations must be 0 but on .*got 1 at \[{LENGTHS[0]}\] \(1 of 100 are wrong\)",
+    ),
+    "fewer terminations": (
+        replace(make(), terminations=np.zeros(99, np.uint8)),
+        r"terminations must have 100 entries along N",
+    ),
+    "weight above 1": (changed("weight", 3, 1.5), r"weight must be in \[0, 1\]; got 1\.5 at \[3\]"),
+    "weight below 0": (changed("weight", 3, -0.5), r"weight must be in \[0, 1\]"),
+    "weight NaN": (changed("weight", 3, np.nan), r"weight must be in \[0, 1\]; got nan"),
+    "fewer weights": (
+        replace(make("sparse"), weight=np.ones(19, np.float32)),
+        r"weight must have 20 entries along c",
+    ),
+    "every question skipped": (
+        replace(make("sparse"), weight=np.zeros(20, np.float32)),
+        r"every question was skipped; there is nothing to learn from",
+    ),
+    "dense without scores": (
+        replace(make(), scores=None),
+        r"dense data are answered from scores, and there are none; list the comparisons .* sparse",
+    ),
+    "dense answered by a person": (
+        replace(make(), info=replace(make().info, annotator="human")),
+        r"dense data are answered by their annotator\. No annotator is called 'human'",
+    ),
+    "dense with another annotator's settings": (
+        replace(make(), info=replace(make().info, annotator_settings={"error_rate": 0.1})),
+        r"No setting of this annotator is called 'error_rate'",
     ),
     "first end at 0": (changed("episode_ends", 0, 0), r"episode_ends must increase"),
     "ends out of order": (changed("episode_ends", 1, 9), r"episode_ends must increase"),
@@ -349,12 +426,14 @@ WRONG = {
         r"pairs must be dense or sparse or ranked, got 'some'",
     ),
     "ranked without its size": (
-        replace(make("ranked"), info=replace(make("ranked").info, annotator_settings={})),
-        r"ranked data must say in annotator_settings a ranked_size.* of 2 to 40; got 0",
+        ranked(0),
+        r"ranked data must say a ranked_size, segments of a question, of 2 to 40; got 0",
+    ),
+    "a size without ranking": (
+        replace(make("sparse"), info=replace(make("sparse").info, ranked_size=3)),
+        r"a ranked_size is for ranked data only, and these are sparse; got 3",
     ),
     "ranked one by one": (ranked(1), r"of 2 to 40; got 1"),
-    "ranked by a fraction": (ranked(3.0), r"of 2 to 40; got 3\.0"),
-    "ranked by a word": (ranked("3"), r"of 2 to 40; got '3'"),
     "ranked by more than all": (ranked(41), r"of 2 to 40; got 41"),
     "another size": (
         ranked(4),
@@ -402,6 +481,14 @@ def test_wrong_content_is_refused_by_verify_write_and_load(case, path, monkeypat
         load_preferences(path)
     assert str(path) in str(caught.value)
     assert "cpl-bench label" in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [3.0, "3", True, None])
+def test_a_question_is_of_a_whole_number_of_segments(path, size):
+    with pytest.raises(UserError, match=rf"of 2 to 40; got {re.escape(repr(size))}"):
+        write_preferences(path, ranked(size))
+    resave(path, pairs="ranked", ranked_size=size)
+    assert "Missing or of a wrong type: ranked_size" in refusal(path)
 
 
 # --- Drawing windows ---
@@ -478,7 +565,7 @@ def drawn_starts(batch):
 @pytest.mark.parametrize("pairs", ["dense", "sparse", "ranked"])
 def test_segments_of_a_batch_are_the_files(pairs):
     data = make(pairs)
-    sampler = PreferenceSampler(data, [0, 1, 2], 6, with_rewards=True)
+    sampler = PreferenceSampler(data, [0, 1, 2], 6, rewards=True)
     for step in range(20):
         batch = sampler.draw(step)
         assert batch.observations.shape == (3, 6, LENGTH, 3)
@@ -570,8 +657,59 @@ def test_a_batch_says_which_segments_are_ranked_together(pairs, ranked):
 def test_rewards_come_only_when_asked_for():
     assert PreferenceSampler(make(), [0], 6).draw(0).rewards is None
     PreferenceSampler(make(rewards=False), [0], 6).draw(0)
-    with pytest.raises(UserError, match=r"file of toy holds no true rewards"):
-        PreferenceSampler(make(rewards=False), [0], 6, with_rewards=True)
+    phases = [Phase("oracle", 1, lambda batch: {}, Segments(6, rewards=True))]
+    check_feeds(phases, make().info, True, "Oracle")
+    with pytest.raises(UserError, match=r"toy holds no rewards, and Oracle learns from the true"):
+        check_feeds(phases, make().info, False, "Oracle")
+
+
+@pytest.mark.parametrize("pairs", ["dense", "sparse", "ranked"])
+def test_batches_say_where_the_task_ended(pairs):
+    data = with_everything(make(pairs))
+    sampler = PreferenceSampler(data, [0, 1], 6)
+    seen = 0
+    for step in range(20):
+        batch = sampler.draw(step)
+        rows = drawn_starts(batch)[..., None] + np.arange(LENGTH)  # (s, m, k)
+        np.testing.assert_array_equal(batch.terminated, data.terminations[rows] > 0)
+        seen += int(batch.terminated.sum())
+    assert seen > 0
+    assert PreferenceSampler(make(pairs), [0], 6).draw(0).terminated is None
+    never = replace(data, terminations=np.zeros(100, np.uint8))
+    assert PreferenceSampler(never, [0], 6).draw(0).terminated is None
+
+
+@pytest.mark.parametrize("pairs", ["sparse", "ranked"])
+def test_batches_carry_the_weights_of_their_answers(pairs):
+    data = with_everything(make(pairs))
+    told = np.arange(len(data.first)) / 64  # an answer tells which it is
+    data = replace(data, prefers_second=told.astype(np.float32))
+    sampler = PreferenceSampler(data, [0, 1], 6)
+    for step in range(20):
+        batch = sampler.draw(step)
+        which = np.rint(batch.prefers_second.numpy() * 64).astype(int)
+        np.testing.assert_array_equal(batch.weight, data.weight[which])
+    every = PreferenceSampler(make(pairs), [0], 6).draw(0)
+    assert every.weight.shape == every.prefers_second.shape and (every.weight == 1).all()
+
+
+@pytest.mark.parametrize("pairs", ["sparse", "ranked"])
+def test_what_people_answered_can_be_trained_on(path, pairs):
+    """Without scores and without rewards: every feed but those that want rewards is filled."""
+    scored = make(pairs, segments=600, comparisons=200)
+    write_preferences(path, replace(without_scores(scored), rewards=None))
+    data = load_preferences(path)
+    assert data.scores is None and data.rewards is None
+    phases = [
+        Phase("clone", 2, lambda batch: {"rows": batch.observations[..., 0].amax((1, 2))}, feed)
+        for feed in (Segments(6), Segments(6, "fitting"), Transitions(5))
+    ]
+    check_feeds(phases, data.info, False, "a method")
+    source = Source(data, None, None, [0, 1], [3, 4], torch.device("cpu"))
+    for each in stretches(source, phases, None):
+        assert each.take(torch.tensor(0))["rows"].shape == (2,)
+    batch, same = (PreferenceSampler(each, [3, 4], 6).draw(1) for each in (data, scored))
+    assert torch.equal(batch.prefers_second, same.prefers_second)
 
 
 @pytest.mark.parametrize("pairs", ["dense", "sparse"])
@@ -609,7 +747,7 @@ def test_a_member_draws_the_same_alone_or_among_four(pairs):
 
     def sampler(seeds):
         if pairs == "transitions":
-            return TransitionSampler(data.observations, data.actions, seeds, 6)
+            return TransitionSampler(steps_of(data), seeds, 6)
         return PreferenceSampler(data, seeds, 6)
 
     together, seeds = sampler([3, 1, 4, 2]), [3, 1, 4, 2]
@@ -631,7 +769,7 @@ def test_a_batch_depends_on_seed_and_step_alone():
 
 def test_transitions_come_without_comparisons():
     data = make()
-    batch = TransitionSampler(data.observations, data.actions, [0, 1], 500).draw(0)
+    batch = TransitionSampler(steps_of(data), [0, 1], 500).draw(0)
     assert batch.observations.shape == (2, 500, 1, 3)
     assert batch.actions.shape == (2, 500, 1, 2)
     assert batch.first.shape == batch.second.shape == batch.prefers_second.shape == (2, 0)
@@ -645,9 +783,9 @@ def test_transitions_know_what_followed_and_what_they_paid():
     data = make()
     rewards = np.arange(len(data.actions), dtype=np.float32)
     rows = np.array([7, 7, 7, 40])
-    batch = TransitionSampler(
-        data.observations, data.actions, [0], 4000, rewards=rewards, rows=rows, steps=2
-    ).draw(0)
+    steps = Steps(data.observations, data.actions, rewards=rewards)
+    sampler = TransitionSampler(steps, [0], 4000, rows=rows, following=True, rewards=True)
+    batch = sampler.draw(0)
     assert batch.observations.shape == (1, 4000, 2, 3)
     np.testing.assert_array_equal(batch.rewards[0, :, 1], batch.rewards[0, :, 0] + 1)
     found, counts = np.unique(batch.rewards[0, :, 0], return_counts=True)
@@ -665,7 +803,7 @@ def test_transitions_know_what_followed_and_what_they_paid():
         ("sparse", 0, "at least 2 segments, a multiple of 2; got 0"),
         ("sparse", 5, "at least 2 segments, a multiple of 2; got 5"),
         ("ranked", 2, "at least 3 segments, a multiple of 3; got 2"),
-        ("ranked", 8, "a multiple of 3; got 8. Choose another --segments-per-batch"),
+        ("ranked", 8, "a multiple of 3; got 8. Choose another --segments\\."),
     ],
 )
 def test_impossible_batches_are_refused(pairs, m, message):
@@ -676,10 +814,11 @@ def test_impossible_batches_are_refused(pairs, m, message):
 @pytest.mark.parametrize("pairs", ["dense", "sparse", "ranked"])
 def test_drawing_never_waits_for_the_device(pairs):
     """A meta tensor has no values: reading one on the host would raise."""
-    sampler = PreferenceSampler(make(pairs), [0, 1], 6, "meta", with_rewards=True)
+    data = with_everything(make(pairs))
+    sampler = PreferenceSampler(data, [0, 1], 6, steps_of(data, "meta"), rewards=True)
     batch = sampler.draw(torch.zeros((), dtype=torch.int64, device="meta"))
     assert batch.observations.shape == (2, 6, LENGTH, 3)
-    assert batch.rewards.shape == (2, 6, LENGTH)
+    assert batch.rewards.shape == batch.terminated.shape == (2, 6, LENGTH)
 
 
 def test_a_file_read_from_disk_can_be_sampled(path):
@@ -687,7 +826,7 @@ def test_a_file_read_from_disk_can_be_sampled(path):
     from_file = PreferenceSampler(load_preferences(path), [0], 4).draw(3)
     from_memory = PreferenceSampler(make("sparse"), [0], 4).draw(3)
     assert torch.equal(from_file.observations, from_memory.observations)
-    assert load_file(path).keys() == {*TENSORS, "rewards"}
+    assert load_file(path).keys() == {*TENSORS, "scores", "rewards"}
 
 
 # --- The best episodes ---

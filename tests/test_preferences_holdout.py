@@ -9,6 +9,8 @@ import torch
 
 from cpl_bench.core.errors import UserError
 from cpl_bench.learning.transitions import ACTION_LIMIT
+from cpl_bench.preferences.annotators import ask
+from cpl_bench.preferences.arrays import preferences_from_arrays
 from cpl_bench.preferences.format import PreferenceInfo, Preferences
 from cpl_bench.preferences.holdout import split_by_episode
 from cpl_bench.preferences.verify import verify
@@ -19,7 +21,7 @@ from cpl_bench.runs.held_out import held_out_batch, reliability
 STEPS, LENGTH, RANKED = 6, 3, 4
 
 
-def make(pairs="dense", segments=403, episodes=40, annotator=""):
+def make(pairs="dense", segments=403, episodes=40, annotator="", **settings):
     """Preferences whose first observation column is the row number; sparse compare neighbours.
 
     A person has answered what is listed, unless an annotator is named.
@@ -35,7 +37,6 @@ def make(pairs="dense", segments=403, episodes=40, annotator=""):
     questions = [range(i, i + size) for i in range(0, segments - size + 1, size)]
     listed = [pair for question in questions for pair in combinations(question, 2)]
     first, second = np.array(listed, np.int64).reshape(-1, 2).T.copy()
-    settings = {"ranked_size": RANKED, "patience": 7} if pairs == "ranked" else {}
     return Preferences(
         observations=observations,
         actions=rng.uniform(-1.2, 1.2, (steps, 1)).astype(np.float32),
@@ -46,7 +47,17 @@ def make(pairs="dense", segments=403, episodes=40, annotator=""):
         second=second,
         prefers_second=(0.5 + 0.5 * np.sign(scores[second] - scores[first])).astype(np.float32),
         info=PreferenceInfo(
-            "toy", "reach", LENGTH, pairs, "toy-v0", "", "regret", annotator, {}, settings
+            card="toy",
+            task="reach",
+            segment_length=LENGTH,
+            pairs=pairs,
+            source="toy-v0",
+            source_hash="",
+            scorer="regret",
+            annotator=annotator,
+            annotator_settings=settings or ({"patience": 7} if annotator == "person" else {}),
+            ranked_size=RANKED if pairs == "ranked" else 0,
+            seeds={"segments": 0, "annotator": 3},
         ),
     )
 
@@ -56,9 +67,11 @@ def episodes_of(preferences):
 
 
 def compared(preferences):
-    """Each comparison as the starts of its segments and its answer, sorted."""
+    """Each comparison as the starts of its segments, its answer and its weight, sorted."""
     starts = preferences.segment_starts
     columns = starts[preferences.first], starts[preferences.second], preferences.prefers_second
+    if preferences.weight is not None:
+        columns = *columns, preferences.weight
     return sorted(zip(*(column.tolist() for column in columns), strict=True))
 
 
@@ -70,7 +83,8 @@ def compared(preferences):
 def test_the_sides_share_no_episode(pairs, share):
     data = make(pairs)
     fitting, held = split_by_episode(data, share)
-    assert len(episodes_of(held)) == round(share * 40)
+    more = len(episodes_of(held)) - round(share * 40)
+    assert more == 0 if pairs == "dense" else 0 <= more <= 1  # a person's answer is kept whole
     assert episodes_of(fitting).isdisjoint(episodes_of(held))
     for side in (fitting, held):
         verify(side)
@@ -117,7 +131,48 @@ def test_whole_questions_are_fitted_to():
     assert len(held.first) == (outside[data.first] & outside[data.second]).sum() > 0
     assert set(compared(held)) <= set(compared(data))
     assert held.info.annotator_settings == {"patience": 7}
-    assert data.info.ranked_size == RANKED
+    assert held.info.ranked_size == 0
+    assert fitting.info.ranked_size == data.info.ranked_size == RANKED
+
+
+@pytest.mark.parametrize("pairs", ["sparse", "ranked"])
+def test_weights_stay_with_their_comparisons(pairs):
+    data = make(pairs)
+    weight = (np.arange(len(data.first)) % 5 / 4).astype(np.float32)
+    data = replace(data, weight=weight, scores=None)
+    known = set(compared(data))
+    fitting, held = split_by_episode(data, share=0.25)
+    for side in (fitting, held):
+        verify(side)
+        assert side.scores is None
+        assert len(side.weight) == len(side.first)
+        assert len({weight for *_, weight in compared(side)}) > 1
+        assert set(compared(side)) <= known
+        assert side.info.annotator_settings == {"patience": 7}
+    batch = held_out_batch(held, members=2)
+    shown = zip(batch.prefers_second[1].tolist(), batch.weight[1].tolist(), strict=True)
+    assert sorted(shown) == sorted(each[2:] for each in compared(held))
+
+
+@pytest.mark.parametrize("pairs", ["dense", "sparse", "ranked"])
+def test_an_asked_annotator_keeps_its_settings_and_its_mind(pairs):
+    settings = {"error_rate": 0.3, "skip_below": 1.0}
+    data = make(pairs, annotator="noisy", **settings)
+    fitting, held = split_by_episode(data, share=0.25)
+    for side in (fitting, held):
+        verify(side)
+        assert side.info.annotator_settings == settings
+        assert side.info.seeds == data.info.seeds
+    assert held.info.pairs == "dense" and held.weight is None
+    batch = held_out_batch(held, members=1)
+    first, second = np.triu_indices(len(held.segment_starts), 1)
+    answers, weight = ask(held, first, second)
+    np.testing.assert_array_equal(batch.prefers_second[0], answers)
+    np.testing.assert_array_equal(batch.weight[0], weight)
+    ties = held.scores[first] == held.scores[second]
+    np.testing.assert_array_equal(weight == 0, ties)  # they differ by 1 at least
+    honest = 0.5 + 0.5 * np.sign(held.scores[second] - held.scores[first])
+    assert 0.2 < (answers != honest)[~ties].mean() < 0.4
 
 
 @pytest.mark.parametrize("pairs", ["sparse", "ranked"])
@@ -139,13 +194,28 @@ def test_the_split_depends_on_the_episodes_alone():
 
 @pytest.mark.parametrize(
     ("pairs", "segments", "episodes"),
-    [("dense", 30, 1), ("dense", 10, 40), ("sparse", 20, 40), ("ranked", 12, 40)],
+    [("dense", 30, 1), ("dense", 10, 40), ("sparse", 3, 40), ("sparse", 30, 1), ("ranked", 4, 40)],
 )
 def test_too_little_data_is_refused(pairs, segments, episodes):
     with pytest.raises(
         UserError, match=rf"toy: .*too few here .*, {segments} segments.*without a reward model"
     ):
         split_by_episode(make(pairs, segments, episodes))
+
+
+@pytest.mark.parametrize("annotator", ["human", "oracle"])
+def test_answers_about_segments_of_their_own_are_all_used(annotator):
+    """As people's answers are stored: each segment an episode, each in one comparison."""
+    rng = np.random.default_rng(0)
+    looks, acts = rng.normal(size=(200, 3, 2)), rng.uniform(-1, 1, (200, 3, 1))
+    first, second = np.arange(100), np.arange(100, 200)
+    data = preferences_from_arrays(looks, acts, first, second, first % 2, annotator=annotator)
+    fitting, held = split_by_episode(data)
+    verify(fitting)
+    verify(held)
+    assert len(held.first) == 10 and len(fitting.first) == 90
+    assert sorted(compared(fitting) + compared(held)) == compared(data)
+    assert held_out_batch(held, members=1).first.shape == (1, 10)
 
 
 def test_questions_that_are_never_whole_are_refused():

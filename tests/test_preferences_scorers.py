@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cpl_bench.core.cards import TaskCard, load_task
-from cpl_bench.core.dataset_cards import Label
+from cpl_bench.core.dataset_cards import Labelling
+from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.preferences.scorers import (
     SCORERS,
     _best_known,
@@ -23,7 +24,7 @@ from cpl_bench.trajectories.dataset import TrajectorySet
 pytestmark = pytest.mark.filterwarnings("ignore:Constant")  # Meta-World's experts, of clipping
 
 LENGTH = 16
-CAP = Label(cap_steps=150)
+CAP = Labelling(cap_steps=150)
 
 
 class CountingPool(RolloutPool):
@@ -33,9 +34,9 @@ class CountingPool(RolloutPool):
         super().__init__(2)
         self.states = []
 
-    def forks(self, card, function, arguments, label="forks"):
+    def forks(self, card, function, arguments, caption="forks"):
         self.states += [state for each in arguments.values() for state in each["states"]]
-        return super().forks(card, function, arguments, label)
+        return super().forks(card, function, arguments, caption)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,8 @@ def noisy(drawer, pool):
 @pytest.fixture(scope="module")
 def idle(drawer, pool):
     """An episode of doing nothing."""
-    still = {"w0": np.zeros((35, 4), np.float32), "b0": np.zeros(4, np.float32)}
+    zeros = {"w0": np.zeros((35, 4), np.float32), "b0": np.zeros(4, np.float32)}
+    still = PolicyWeights("deterministic", zeros)
     card = TaskCard("idle", drawer.suite, drawer.source_id, 60)
     (trajectory,) = pool.episodes(card, [3], [0], [still], EpisodeRules(keep_states=True))
     return trajectory
@@ -141,7 +143,7 @@ def test_doing_nothing_loses_every_step(idle, drawer, pool):
 
 def test_what_is_beyond_the_cap_counts_the_same(idle, drawer, pool):
     segments = cut([idle], [(0, 0), (0, 30)])
-    scores = regret(segments, drawer, Label(cap_steps=10), pool)  # no expert is as quick
+    scores = regret(segments, drawer, Labelling(cap_steps=10), pool)  # no expert is as quick
     np.testing.assert_array_equal(scores, [-LENGTH, -LENGTH])
 
 

@@ -6,13 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import atomic_path, write_atomically
+from cpl_bench.core.score import SUCCESS, Score
+from cpl_bench.preferences.format import PreferenceInfo
+from cpl_bench.report import curves
 from cpl_bench.report.curves import Curve, Panel, draw_curves
 from cpl_bench.report.figure import COLOURS
 from cpl_bench.report.read import read_run
@@ -24,12 +29,26 @@ from cpl_bench.runs.evaluations import (
     append_evaluations,
     drop_after,
     read_evaluations,
-    success_by_checkpoint,
+    scores_by_checkpoint,
 )
-from cpl_bench.runs.folder import METRICS_HEADER
+from cpl_bench.runs.metrics import METRICS_HEADER
+from cpl_bench.runs.record import RECORD_VERSION
 
 OUTPUTS = ["README.md", "curves.csv", "curves.png", "table.csv"]
 STARTED = 100  # the gradient step at which make_online_run first notes its rewards
+
+
+PREFERENCES = PreferenceInfo(
+    card="toy",
+    task="drawer-open",
+    segment_length=64,
+    pairs="dense",
+    source="cpl_bench/toy-v0",
+    source_hash="0123",
+    scorer="regret",
+    annotator="oracle",
+)
+DRAWER = TaskCard("drawer-open", "metaworld", "drawer-open-v3", 250)
 
 
 def evaluate(path: Path, successes, episodes: int = 10, every: int = 100, start: int = 0) -> None:
@@ -64,13 +83,18 @@ def make_run(root: Path, name: str, successes, **facts) -> Path:
         "dataset": dataset,
         "method": algorithm.upper(),
         "algorithm": algorithm,
+        "task": asdict(DRAWER),
+        "config": {"lam": 0.5, "policy": {"hidden": [64, 64]}},
+        "preferences": asdict(PREFERENCES),
+        "evaluate_every": 100,
+        "episodes": 10,
+        "record_version": RECORD_VERSION,
         "seeds": list(range(len(successes))),
         "steps": steps,
         "command": f"cpl-bench train --data {dataset} {algorithm}",
-        "behaviour_success": 0.4,
+        "behaviour_score": 0.4,
         "phases": [["clone", steps - steps // 2], ["contrast", steps // 2]],
         "versions": {"torch": "2.13.0", "numpy": "2.4.6"},
-        "card": {"ignored": True},
     }
     (folder / "run.json").write_text(json.dumps(run | facts))
     evaluate(folder / "evaluations.csv", successes)
@@ -196,7 +220,7 @@ def test_page_names_unfinished_runs_and_mixed_versions(tmp_path):
         steps=5000,
         phases=[["clone", 5000]],
         versions={"torch": "2.11.0"},
-        behaviour_success=None,
+        behaviour_score=None,
     )
     page = report([done, running], tmp_path / "out").page.read_text("utf-8")
     assert "**Unfinished:** CPL stands at step 200 of 5,000." in page
@@ -212,6 +236,149 @@ def test_datasets_and_methods_keep_the_order_they_were_named_in(tmp_path):
         ("a", "Y"),
         ("a", "X"),
     ]
+
+
+# --- Scores that are returns ---
+
+
+def task_of_returns(**reference) -> TaskCard:
+    return TaskCard("hopper", "gymnasium", "Hopper-v5", 1000, score="return", reference=reference)
+
+
+def make_return_run(root: Path, name: str, means, task: TaskCard, **facts) -> Path:
+    """As `make_run`, but seed i returns `means[i][j]` ± 1 at checkpoint j, and never succeeds."""
+    run = make_run(root, name, [[0] * len(row) for row in means], task=asdict(task), **facts)
+    (run / "evaluations.csv").unlink()
+    for j in range(len(means[0])):
+        for seed, row in enumerate(means):
+            returns = row[j] + np.resize([1.0, -1.0], 10)
+            columns = {"step": 100 * j, "seed": seed, "episode": np.arange(10), "return": returns}
+            append_evaluations(run / "evaluations.csv", {**columns, "success": 0, "length": 1000})
+    return run
+
+
+NORMALISED = task_of_returns(random_return=-20.0, expert_return=80.0, paper_cpl_return=55.5)
+RAW = task_of_returns(paper_cpl_return=3100.0)
+
+
+@pytest.fixture
+def mixed(tmp_path) -> list[Path]:
+    """A dataset scored by success, one by normalised return and one by plain return."""
+    means = [[-20, 30, 80], [-20, 0, 55], [-20, 5, 30], [-20, -15, -45]]
+    return [
+        make_run(tmp_path, "drawer/cpl", [[0, 2, 8], [0, 4, 6]]),
+        make_return_run(tmp_path, "hopper/cpl", means, NORMALISED, behaviour_score=0.125),
+        make_return_run(tmp_path, "hopper/bc", [[-20] * 3] * 4, NORMALISED, behaviour_score=0.125),
+        make_return_run(tmp_path, "walker/cpl", [[-12.5, 900, 4200]], RAW, behaviour_score=1234.56),
+    ]
+
+
+def test_returns_are_tabled_in_their_units(mixed, tmp_path):
+    result = report(mixed, tmp_path / "out")
+    _, drawer, hopper, bc, walker = read_table(result.table)
+    assert drawer[5] == "0.7000"
+    # (-20, 80) → (0, 1): last = mean(1, 0.75, 0.5, -0.25); iqm = mean(0.75, 0.5); peak = all
+    assert hopper[4:7] == ["0.2500", "0.5000", "0.6250"]
+    assert bc[4:] == ["0.0000"] * 5
+    assert walker[4:] == ["1695.8333", *["4200.0000"] * 4]
+    assert result.scorings == {
+        "drawer": SUCCESS,
+        "hopper": Score("normalised return", -20, 80),
+        "walker": Score("return"),
+    }
+    lines = read_table(result.curves)
+    assert ["hopper", "CPL", "100", "0.2500"] in [line[:4] for line in lines]
+    assert ["walker", "CPL", "100", *["900.0000"] * 3] in lines
+
+
+def test_page_tells_what_returns_are_compared_with(mixed, tmp_path):
+    page = report(mixed, tmp_path / "out").page.read_text("utf-8")
+    drawer, hopper, walker = page.split("\n## ")[1:4]
+    assert "Success in percent. The policy behind the data succeeds in 40.0 %" in drawer
+    assert "For orientation" not in drawer
+    assert (
+        "Normalised return in percent. 0 % is a return of -20, 100 % one of 80. The policy behind "
+        "the data achieves 12.5 %. For orientation, from hopper's card: random return -20, expert "
+        "return 80, paper CPL return 55.5."
+    ) in hopper
+    assert "| CPL | 4 | 10 | 25.0 | 50.0 [" in hopper and "| 62.5 |" in hopper
+    assert (
+        "Mean return. The policy behind the data achieves 1,234.6. For orientation, from hopper's "
+        "card: paper CPL return 3100."
+    ) in walker
+    assert "| CPL | 1 | 10 | 1,695.8 | 4,200.0 [4,200.0, 4,200.0] | 4,200.0 |" in walker
+    assert "%" not in walker.split("Mean return")[1].replace("95%", "")
+
+
+def test_success_rates_of_the_card_stand_on_the_page(tmp_path):
+    card = TaskCard(**{**vars(DRAWER), "reference": {"paper_cpl_success": 0.836}})
+    run = make_run(tmp_path, "drawer/cpl", [[1, 2]], task=asdict(card))
+    page = report([run], tmp_path / "out").page.read_text("utf-8")
+    assert "For orientation, from drawer-open's card: paper CPL 83.6 %." in page
+
+
+def test_returns_are_drawn_in_their_units(mixed, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+
+    def picture(width, height, draw, dpi=150):
+        draw(figure := Figure((width, height)))
+        drawn.append(figure)
+        return b""
+
+    runs = [read_run(folder) for folder in mixed]
+    panels = panels_of(runs)
+    assert [panel.scoring.name for panel in panels] == ["success", "normalised return", "return"]
+    with monkeypatch.context() as patch:
+        patch.setattr(curves, "picture", picture)
+        draw_curves(panels, ["CPL", "BC"])
+        draw_curves(panels[:1] * 2, ["CPL"])
+    axes = drawn[0].axes
+    labels = ["success (%)", "normalised return (%)", "return"]
+    assert [each.get_ylabel() for each in axes] == labels
+    last = [
+        [line.get_ydata()[-1] for line in each.lines if line.get_marker() in "os"] for each in axes
+    ]
+    assert last == [[pytest.approx(70)], [pytest.approx(50), 0], [4200]]
+    assert [each.lines[0].get_ydata()[0] for each in axes] == [40, 12.5, 1234.56]  # behaviour
+    for each, values in zip(axes, last, strict=True):
+        assert each.get_ylim()[0] < min(values) and max(values) < each.get_ylim()[1]
+    assert axes[2].get_ylim()[1] > 4000 > 200 > axes[1].get_ylim()[1]
+    alike = drawn[1].axes
+    assert [each.get_ylabel() for each in alike] == ["success (%)", ""]
+    assert report(mixed, tmp_path / "out").figure.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (DRAWER, r"one is scored by success, the other by normalised return \(-20 to 80\)"),
+        (RAW, r"one is scored by return, the other by normalised return \(-20 to 80\)"),
+        (
+            task_of_returns(random_return=0.0, expert_return=80.0),
+            r"one is scored by normalised return \(0 to 80\), the other by .* \(-20 to 80\)",
+        ),
+    ],
+)
+def test_one_dataset_is_scored_in_one_way(tmp_path, task, message):
+    a = make_return_run(tmp_path, "hopper/bc", [[1, 2]], task)
+    b = make_return_run(tmp_path, "hopper/cpl", [[1, 2]], NORMALISED)
+    with pytest.raises(UserError, match=message) as caught:
+        report([a, b], tmp_path / "out")
+    assert str(a) in str(caught.value) and str(b) in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_without_evaluations_says_so(folders, tmp_path):
+    """Trained without a simulator, or with --episodes 0."""
+    folder = folders[2]
+    (folder / "evaluations.csv").unlink()
+    spoil_fact(episodes=0, task=None, behaviour_score=None)(folder)
+    with pytest.raises(UserError, match=r"was trained without evaluations.*no curve") as caught:
+        report(folders, tmp_path / "out")
+    assert f"cpl-bench evaluate {folder}" in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 # --- The figure ---
@@ -284,7 +451,7 @@ def test_same_runs_same_bytes_whatever_the_surroundings(folders, tmp_path):
 
 def test_importing_the_report_is_light():
     code = (
-        "import sys, cpl_bench.report;"
+        "import sys, cpl_bench.report.report;"
         "print([name for name in ('torch', 'matplotlib', 'scipy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -319,9 +486,9 @@ def test_online_steps_of_an_unfinished_run_are_those_it_will_have_taken(tmp_path
     assert f"**Unfinished:** {said}" in page
 
 
-def test_older_runs_are_offline(folders):
+def test_runs_that_say_nothing_of_online_steps_are_offline(folders):
     assert "online_transitions" not in json.loads((folders[0] / "run.json").read_text())
-    assert read_run(folders[0]).online_transitions == 0
+    assert read_run(folders[0]).record.online_transitions == 0
 
 
 def test_reward_history_by_hand(tmp_path):
@@ -445,6 +612,16 @@ def spoil_fact(**facts):
     return spoil
 
 
+def drop_fact(name: str):
+    def drop(folder: Path) -> None:
+        path = folder / "run.json"
+        facts = json.loads(path.read_text())
+        del facts[name]
+        path.write_text(json.dumps(facts))
+
+    return drop
+
+
 def write(name: str, content: bytes):
     return lambda folder: (folder / name).write_bytes(content)
 
@@ -457,17 +634,34 @@ SPOILT = {
     "no run.json": (lambda folder: (folder / "run.json").unlink(), "it has no run.json"),
     "not JSON": (write("run.json", b'{"dataset": "dra'), "not readable as JSON"),
     "JSON, but a list": (write("run.json", b"[1, 2]"), "must hold a table"),
-    "a key is missing": (spoil_text("run.json", '"phases"', '"stages"'), "'phases' is missing"),
-    "seeds are no list": (spoil_fact(seeds=2), "'seeds' must be a list of different"),
-    "a seed twice": (spoil_fact(seeds=[0, 0]), "'seeds' must be a list of different"),
-    "steps as text": (spoil_fact(steps="200"), "'steps' must be a whole number, not '200'"),
-    "behaviour in percent": (spoil_fact(behaviour_success=40), "rate from 0 to 1 or null, not 40"),
+    "an older record": (spoil_fact(record_version=1), "expected record_version 2, got 1"),
+    "a record without a version": (drop_fact("record_version"), "record_version 2, got None"),
+    "a key is missing": (drop_fact("phases"), "'phases' is missing"),
+    "a key is misspelt": (spoil_text("run.json", '"phases"', '"phasis"'), "mean 'phases'"),
+    "seeds are no list": (spoil_fact(seeds=2), "'seeds' must be tuple, not 2"),
+    "a seed twice": (spoil_fact(seeds=[0, 0]), "seeds must be different whole numbers from 0"),
+    "steps as text": (spoil_fact(steps="200"), "'steps' must be int, not '200'"),
+    "behaviour in percent": (
+        spoil_fact(behaviour_score=40),
+        r"behaviour_score, a success rate, must lie in \[0, 1\]; got 40",
+    ),
+    "steps of a phase below 0": (
+        spoil_fact(phases=[["clone", 201], ["contrast", -1]]),
+        "no number of steps may be negative",
+    ),
     "online steps as text": (
         spoil_fact(online_transitions="4k"),
-        "must be a whole number, not '4k'",
+        "'online_transitions' must be int, not '4k'",
     ),
-    "nameless method": (spoil_fact(method=""), "'method' must be a name"),
-    "phases of another run": (spoil_fact(phases=[["clone", 7]]), "add up to 7 steps"),
+    "nameless method": (spoil_fact(method=""), "dataset and method must be names"),
+    "phases of another run": (
+        spoil_fact(phases=[["clone", 7]]),
+        r"phases must add up to steps, 200; got \(\('clone', 7\),\)",
+    ),
+    "a task that is none": (
+        spoil_fact(task={"name": "drawer-open"}),
+        r"'task\.suite' is missing",
+    ),
     "no evaluations": (lambda f: (f / "evaluations.csv").unlink(), "does not exist"),
     "empty": (write("evaluations.csv", b""), "is empty; expected the header"),
     "header only": (write("evaluations.csv", f"{HEADER}\n".encode()), "but no episode"),
@@ -588,7 +782,7 @@ def test_one_method_in_two_folders(tmp_path):
 
 def test_one_dataset_name_for_two_datasets(tmp_path):
     a = make_run(tmp_path, "drawer/cpl", [[1, 2]])
-    b = make_run(tmp_path, "drawer/bc", [[1, 2]], behaviour_success=0.5)
+    b = make_run(tmp_path, "drawer/bc", [[1, 2]], behaviour_score=0.5)
     with pytest.raises(UserError, match=r"0\.4 in one and 0\.5 in the other") as caught:
         report([a, b], tmp_path / "out")
     assert str(a) in str(caught.value) and str(b) in str(caught.value)
@@ -625,7 +819,7 @@ def test_evaluations_come_back_as_written(tmp_path):
     for name, values in columns.items():
         np.testing.assert_array_equal(read[name][:6], values)
     np.testing.assert_array_equal(read["return"][6:], 0.1)
-    steps, seeds, success = success_by_checkpoint(read)
+    steps, seeds, success = scores_by_checkpoint(read, SUCCESS)
     assert steps.tolist() == [5000, 10_000] and seeds.tolist() == [0, 3]
     np.testing.assert_allclose(success, [[1 / 3, 1], [2 / 3, 1]])
 

@@ -3,43 +3,56 @@
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from cpl_bench.core.cards import load_task
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.seeds import episode_seeds, training_seeds
-from cpl_bench.learning.methods import ALGOS
-from cpl_bench.learning.presets import configured
-from cpl_bench.preferences.file import load_preferences, write_preferences
+from cpl_bench.core.toml import replaced
+from cpl_bench.learning.interface import Rollouts
+from cpl_bench.learning.methods import ALGOS, configured, find_method
+from cpl_bench.preferences.arrays import preferences_from_arrays
+from cpl_bench.preferences.file import load_preferences
 from cpl_bench.runs.batches import PreferenceSampler
 from cpl_bench.runs.evaluate import evaluate
 from cpl_bench.runs.evaluations import read_evaluations
 from cpl_bench.runs.folder import RunFolder
+from cpl_bench.runs.record import read_record, write_record
+from cpl_bench.runs.rollouts import RolloutFeed
 from cpl_bench.runs.train import TrainOptions, choose_device, train
+from cpl_bench.tasks.episodes import EpisodeRules, run_episodes
+from cpl_bench.tasks.pool import RolloutPool
+from cpl_bench.tasks.registry import find_task
 
-BASICS = ("hidden", "learning_rate", "steps", "clone_steps", "segments_per_batch")
-SETTINGS = {  # each method takes those it has
-    "hidden": (16, 16),
-    "learning_rate": 1e-3,
-    "steps": 50,
-    "clone_steps": 24,
-    "segments_per_batch": 8,
-    "reward_steps": 12,
-    "transitions_per_batch": 64,
-    "transitions_per_collection": 100,
-    "minibatch": 20,
-    "value_collections": 1,
-    "epochs": 2,
-    "lam": 0.75,
+NETWORK = {"policy": {"hidden": (16, 16)}}
+ADAM = {"rate": 1e-3}
+CLONE = NETWORK | {"clone": {"steps": 24, "optimiser": ADAM}, "steps": 50, "segments": 8}
+REWARD = {"steps": 12, "optimiser": ADAM, "hidden": (16, 16)}
+JUDGE = {"hidden": (16, 16), "optimiser": ADAM}
+CPL = CLONE | {"contrast": ADAM, "lam": 0.75}
+SETTINGS = {
+    "sft": CLONE,
+    "cpl": CPL,
+    "percent-bc": NETWORK | {"optimiser": ADAM, "steps": 50, "transitions": 64},
+    "piql": NETWORK
+    | {"reward": REWARD, "actor": ADAM, "value": JUDGE}
+    | {"steps": 50, "segments": 8, "transitions": 64},
+    "ppo": CLONE
+    | {"reward": REWARD, "actor": ADAM, "value": JUDGE}
+    | {"collection": {"transitions": 100, "minibatch": 20, "value_only": 1, "epochs": 2}},
 }
-CPL_SETTINGS = {key: SETTINGS[key] for key in (*BASICS, "lam")}
+SHORT = {"clone": {"steps": 4}, "steps": 10}
 EVALUATED = [20, 40, 50]
+POINTMASS = load_task("pointmass")
 METRICS_AT = [4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 50]
 
 
@@ -60,12 +73,14 @@ class DyingPool:
 def start(dots, pool):
     """start(runs, **options): train CPL, or `algorithm`, on the point mass."""
 
-    def run(runs, algorithm="cpl", settings=None, pool=pool, **options):
+    preferences = load_preferences(dots[2])
+
+    def run(runs, algorithm="cpl", settings=None, pool=pool, task=POINTMASS, **options):
         options = {"seeds": (0, 3), "evaluate_every": 20, "episodes": 3, **options}
-        known = asdict(ALGOS[algorithm].presets["laptop"])
-        base = {key: value for key, value in SETTINGS.items() if key in known}
-        config = configured(algorithm, "laptop", {**base, **(settings or {})})
-        return train(dots[2], "dots", algorithm, config, TrainOptions(runs=runs, **options), pool)
+        config = configured(algorithm, "laptop", SETTINGS[algorithm])
+        config = replaced(config, settings or {}, "settings")
+        options = TrainOptions(runs=runs, **options)
+        return train(preferences, "dots", algorithm, config, options, pool, task)
 
     return run
 
@@ -87,7 +102,7 @@ def test_a_run_that_diverges_says_so(start, tmp_path):
     with pytest.raises(
         UserError, match="dots: seed 0 has diverged, its weights at step 20 are not"
     ):
-        start(tmp_path, "sft", {"learning_rate": 1e30})
+        start(tmp_path, "sft", {"clone": {"optimiser": {"rate": 1e30}}})
 
 
 # --- The folder ---
@@ -107,12 +122,12 @@ def test_the_run_folder_is_complete(whole, dots):
     record = json.loads((whole / "run.json").read_text())
     assert record["algorithm"] == "cpl"
     assert record["method"] == "CPL(λ=0.75)"
-    assert record["task"] == "pointmass"
+    assert record["task"]["name"] == "pointmass"
     assert record["seeds"] == [0, 3]
     assert record["phases"] == [["clone", 24], ["contrast", 26]]
-    assert record["config"]["hidden"] == [16, 16]
+    assert record["config"]["policy"]["hidden"] == [16, 16]
     assert record["preferences"]["card"] == "dots"
-    assert 0 < record["behaviour_success"] < 1
+    assert 0 < record["behaviour_score"] < 1
     assert record["versions"]["torch"] == torch.__version__
     assert any((whole / "tensorboard").iterdir())
 
@@ -133,9 +148,9 @@ def test_metrics_are_means_since_the_pause_before(whole, dots):
     preferences = load_preferences(dots[2])
     members = training_seeds((0, 3))
     sampler = PreferenceSampler(preferences, members, 8)
-    config = configured("cpl", "laptop", CPL_SETTINGS)
-    learner = ALGOS["cpl"].build(config, 6, 2, members, torch.device("cpu"))
-    clone = learner.phases(50)[0]
+    config = configured("cpl", "laptop", CPL)
+    learner = find_method("cpl").build(config, 6, 2, members, torch.device("cpu"))
+    clone = learner.phases()[0]
     losses = [clone.update(sampler.draw(step))["clone_loss"][1].item() for step in range(8)]
     with (whole / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["seed"] == "3"]
@@ -151,10 +166,11 @@ def test_evaluations_and_checkpoints_belong_together(whole):
     assert sorted(set(rows["seed"])) == [0, 3]
     assert len(rows["step"]) == 3 * 2 * 3
     weights = folder.read_weights(50)
-    assert weights["w0"].shape == (2, 6, 16)
+    assert (weights.kind, weights.chunk_length) == ("deterministic", 1)
+    assert weights.arrays["w0"].shape == (2, 6, 16)
     step, state = RunFolder(whole).read_state()
     assert step == 50
-    np.testing.assert_array_equal(state["w0"], weights["w0"])
+    np.testing.assert_array_equal(state["w0"], weights.arrays["w0"])
 
 
 @pytest.mark.parametrize("every", [13, 7, 3])
@@ -204,6 +220,20 @@ def test_what_was_half_written_is_dropped_on_resume(start, whole, pool, tmp_path
     assert contents(folder) == contents(whole)
 
 
+def test_a_last_checkpoint_without_its_state_is_not_finished(start, whole, pool, tmp_path):
+    """A kill between the two leaves all of the run's files but the state behind."""
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path, pool=DyingPool(pool, 2))
+    folder = tmp_path / "dots" / "cpl"
+    for name in ("checkpoints/50.safetensors", "evaluations.csv", "metrics.csv"):
+        shutil.copy(whole / name, folder / name)
+    assert RunFolder(folder).state_step() == 40
+    with pytest.raises(UserError, match="an unfinished run"):
+        start(tmp_path)
+    start(tmp_path, resume=True)
+    assert contents(folder) == contents(whole)
+
+
 @pytest.mark.parametrize(
     ("algorithm", "calls"), [("sft", 1), ("percent-bc", 1), ("piql", 1), ("ppo", 3)]
 )
@@ -216,51 +246,60 @@ def test_every_method_resumes_to_the_same_bytes(start, pool, tmp_path, algorithm
     assert contents(resumed) == contents(whole)
 
 
-def without_rewards(dots, tmp_path):
-    preferences = replace(load_preferences(dots[2]), rewards=None)
-    write_preferences(tmp_path / "bare.safetensors", preferences)
-    return tmp_path / "bare.safetensors"
+@pytest.fixture(scope="module")
+def bare(dots):
+    """The preferences without rewards."""
+    return replace(load_preferences(dots[2]), rewards=None)
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "settings"), [("percent-bc", {}), ("piql", {"reward": "true"})]
+    ("algorithm", "settings"), [("percent-bc", {}), ("piql", {"reward": {"source": "true"}})]
 )
-def test_methods_that_see_rewards_refuse_data_without(dots, pool, tmp_path, algorithm, settings):
+def test_methods_that_see_rewards_refuse_data_without(bare, pool, tmp_path, algorithm, settings):
     config = configured(algorithm, "laptop", settings)
-    path, options = without_rewards(dots, tmp_path), TrainOptions(runs=tmp_path / "runs")
-    message = rf"holds no rewards.*\({algorithm}\).*without them: sft, cpl, piql, ppo\."
+    title, options = find_method(algorithm).title(config), TrainOptions(runs=tmp_path / "runs")
+    message = rf"dots holds no rewards, and {re.escape(title)} learns .* such as cpl\."
     with pytest.raises(UserError, match=message):
-        train(path, "bare", algorithm, config, options, pool)
+        train(bare, "bare", algorithm, config, options, pool, POINTMASS)
     assert not (tmp_path / "runs").exists()
 
 
-def test_other_methods_learn_without_rewards(dots, pool, tmp_path):
-    config = configured("piql", "laptop", {"hidden": (8, 8), "steps": 4, "reward_steps": 2})
+def test_other_methods_learn_without_rewards(bare, pool, tmp_path):
+    config = configured("piql", "laptop", SETTINGS["piql"] | {"steps": 14})
     options = TrainOptions((0,), episodes=1, runs=tmp_path / "runs")
-    assert train(without_rewards(dots, tmp_path), "bare", "piql", config, options, pool).exists()
+    assert train(bare, "bare", "piql", config, options, pool, POINTMASS).exists()
+
+
+def sparse_of(preferences):
+    """The segments in pairs, answered from their scores."""
+    scores, info = preferences.scores, replace(preferences.info, pairs="sparse")
+    answers = 0.5 + 0.5 * np.sign(scores[1::2] - scores[::2])
+    return replace(
+        preferences,
+        first=np.arange(0, len(scores), 2),
+        second=np.arange(1, len(scores), 2),
+        prefers_second=answers.astype(np.float32),
+        info=info,
+    )
 
 
 def test_a_ranking_loss_refuses_single_comparisons_before_it_trains(dots, pool, tmp_path):
-    sparse = replace(
-        load_preferences(dots[2]), first=np.arange(0, 600, 2), second=np.arange(1, 600, 2)
-    )
-    scores = sparse.scores
-    answers = 0.5 + 0.5 * np.sign(scores[1::2] - scores[::2])
-    info = replace(sparse.info, pairs="sparse")
-    path = tmp_path / "sparse.safetensors"
-    write_preferences(path, replace(sparse, prefers_second=answers.astype(np.float32), info=info))
-    config = configured("ppo", "laptop", {"reward_loss": "ranking"})
+    sparse = sparse_of(load_preferences(dots[2]))
+    config = configured("ppo", "laptop", {"reward": {"loss": "ranking"}})
+    options = TrainOptions(runs=tmp_path / "runs")
     with pytest.raises(UserError, match="--pairs ranked or dense"):
-        train(path, "sparse", "ppo", config, TrainOptions(runs=tmp_path / "runs"), pool)
+        train(sparse, "sparse", "ppo", config, options, pool, POINTMASS)
     assert not (tmp_path / "runs").exists()
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from cpl_bench.tasks.pool import RolloutPool
-from cpl_bench.learning.presets import configured
+from cpl_bench.core.cards import load_task
+from cpl_bench.learning.methods import configured
+from cpl_bench.preferences.file import load_preferences
 from cpl_bench.runs.train import TrainOptions, train
+from cpl_bench.tasks.pool import RolloutPool
 
 class Deadly(RolloutPool):
     count = 0
@@ -270,15 +309,15 @@ class Deadly(RolloutPool):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().episodes(*arguments, **options)
 
-settings = eval(sys.argv[3])
+preferences, config = load_preferences(sys.argv[1]), configured("cpl", "laptop", eval(sys.argv[3]))
 options = TrainOptions((0, 3), evaluate_every=20, episodes=3, runs=Path(sys.argv[2]))
 with Deadly(1) as pool:
-    train(Path(sys.argv[1]), "dots", "cpl", configured("cpl", "laptop", settings), options, pool)
+    train(preferences, "dots", "cpl", config, options, pool, load_task("pointmass"))
 """
 
 
 def test_a_run_killed_dead_resumes_to_the_same_bytes(start, whole, dots, tmp_path):
-    command = [sys.executable, "-c", KILLED, str(dots[2]), str(tmp_path), repr(CPL_SETTINGS)]
+    command = [sys.executable, "-c", KILLED, str(dots[2]), str(tmp_path), repr(CPL)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert process.returncode == -signal.SIGKILL, process.stderr
@@ -288,14 +327,215 @@ def test_a_run_killed_dead_resumes_to_the_same_bytes(start, whole, dots, tmp_pat
     assert contents(folder) == contents(whole)
 
 
+# --- Without a simulator, and with one of one's own ---
+
+
+def test_without_a_simulator_there_are_checkpoints_alone(start, whole, pool, tmp_path):
+    for name, options in {
+        "no pool": {"pool": None},
+        "no task": {"task": None},
+        "no episodes": {"episodes": 0, "pool": DyingPool(pool, 0)},
+    }.items():
+        folder = RunFolder(start(tmp_path / name, **options))
+        record = folder.read()
+        assert folder.checkpoint_steps() == EVALUATED
+        assert not folder.evaluations.exists()
+        assert record.episodes == 0
+        assert (record.task, record.behaviour_score is None) in [(None, True), (POINTMASS, False)]
+        for path in sorted((whole / "checkpoints").iterdir()):
+            assert folder.checkpoint(int(path.stem)).read_bytes() == path.read_bytes()
+    with pytest.raises(UserError, match=r"'ppo' learns from its own episodes.*name a task"):
+        start(tmp_path / "ppo", "ppo", pool=None)
+    assert not (tmp_path / "ppo").exists()
+
+
+TWINS = """
+from cpl_bench.learning.algos.bc import LAPTOP, SFT
+from cpl_bench.learning.interface import Entry
+
+FIRST = Entry(SFT, {"laptop": LAPTOP}, title=lambda config: "First")
+SECOND = Entry(SFT, {"laptop": LAPTOP}, title=lambda config: "Second")
+"""
+
+
+def test_methods_that_share_a_config_keep_their_names(bare, pool, tmp_path, monkeypatch):
+    (tmp_path / "twins_of_train.py").write_text(TWINS)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = TrainOptions((0,), evaluate_every=50, episodes=0, runs=tmp_path / "runs")
+    found = {}
+    for name in ("sft", "twins_of_train:FIRST", "twins_of_train:SECOND"):
+        config = configured(name, "laptop", SETTINGS["sft"])
+        folder = RunFolder(train(bare, "dots", name, config, options, None, None))
+        record = folder.read()
+        assert record.algorithm == name
+        found[record.method] = folder.path.name
+    assert found == {
+        "SFT": "sft",
+        "First": "twins-of-train-first",
+        "Second": "twins-of-train-second",
+    }
+
+
+CLIFF = """
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+
+
+class Cliff(gymnasium.Env):
+    \"\"\"Stay near 0; beyond 1 it ends.\"\"\"
+
+    horizon_steps = 20
+
+    def __init__(self):
+        self.observation_space = Box(-9, 9, (2,))
+        self.action_space = Box(-2, 2, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.speed = self.np_random.uniform(-0.5, 0.5, 2)
+        return np.array([self.place, self.speed], np.float32), {}
+
+    def step(self, action):
+        self.speed = 0.5 * self.speed + 0.2 * float(action[0])
+        self.place += self.speed
+        ended = bool(abs(self.place) > 1)
+        return np.array([self.place, self.speed], np.float32), 1.0, ended, False, {}
+"""
+
+
+@pytest.fixture(scope="module")
+def cliff(tmp_path_factory):
+    """(card, workers that find it, preferences without terminations)."""
+    folder = tmp_path_factory.mktemp("cliff")
+    (folder / "cliff_of_train.py").write_text(CLIFF)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        patch.chdir(folder)
+        card = find_task("cliff_of_train:Cliff")
+        rng = np.random.default_rng(0)
+        looks, acts = rng.normal(size=(40, 4, 2)), rng.uniform(-1, 1, (40, 4, 1))
+        preferences = preferences_from_arrays(looks, acts, scores=rng.normal(size=40), name="cliff")
+        with RolloutPool(2) as workers:
+            yield card, workers, preferences
+
+
+def test_collections_are_padded_where_tasks_terminate(cliff):
+    card, workers, _ = cliff
+    config = configured("ppo", "laptop", SETTINGS["ppo"])
+    device, members = torch.device("cpu"), training_seeds((0, 3))
+    learner = find_method("ppo").build(config, 2, 1, members, device)
+    wanted = Rollouts(transitions=100, updates=10)
+    feed = RolloutFeed(wanted, learner, card, workers, (0, 3), device, 0, None)
+    fresh = feed.draw(torch.tensor(0)).fresh
+    assert feed.draw(torch.tensor(1)).fresh is None
+    lengths = fresh.lengths  # (s, E)
+    longest = int(lengths.max())
+    assert fresh.rewards.shape == (*lengths.shape, longest)
+    assert fresh.observations.shape == (*lengths.shape, longest + 1, 2)
+    assert (lengths.sum(1) >= 100).all() and lengths.shape[1] > 5, "five of the horizon's would do"
+    assert len(set(lengths.flatten().tolist())) > 3
+    ends = fresh.terminated.sum(2)  # (s, E)
+    np.testing.assert_array_equal(ends, lengths < 20)
+    for member, seed in enumerate((0, 3)):
+        weights = learner.behaviour().members()[member]
+        seeds = episode_seeds("rollouts", lengths.shape[1], 0, seed)
+        rules = EpisodeRules(sampled=True)
+        alone = [run_episodes(card, [each], 0, weights, rules)[0] for each in seeds]
+        for e, episode in enumerate(alone):
+            n = len(episode.rewards)
+            assert lengths[member, e] == n
+            assert bool(fresh.terminated[member, e, n - 1]) == episode.terminated
+            for name in ("observations", "actions", "rewards"):
+                of_batch, own = getattr(fresh, name)[member, e], getattr(episode, name)
+                np.testing.assert_allclose(of_batch[: len(own)], own, atol=1e-5)
+                assert not of_batch[len(own) :].any()
+
+
+def test_ppo_learns_on_a_task_that_terminates(cliff, tmp_path):
+    card, workers, preferences = cliff
+    assert card.score == "return"
+    config = configured("ppo", "laptop", SETTINGS["ppo"] | {"reward": REWARD | {"source": "true"}})
+
+    def run(runs, pool=workers, **options):
+        options = TrainOptions((0, 3), evaluate_every=20, episodes=3, runs=runs, **options)
+        return train(preferences, "cliff", "ppo", config, options, pool, card)
+
+    whole = run(tmp_path / "whole")
+    with (whole / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["phase"] == "ppo"]
+    assert {row["seed"] for row in rows} == {"0", "3"}
+    assert all(np.isfinite(float(row["value"])) for row in rows)
+    taken = [float(row["value"]) for row in rows if row["metric"] == "transitions"]
+    assert max(taken) >= 300, "three collections"
+    evaluations = read_evaluations(whole / "evaluations.csv")
+    assert not evaluations["success"].any()
+    np.testing.assert_array_equal(evaluations["return"], evaluations["length"])
+    with pytest.raises(KeyboardInterrupt):  # collections and evaluations count alike
+        run(tmp_path / "cut", DyingPool(workers, 5))
+    assert RunFolder(tmp_path / "cut" / "cliff" / "ppo").checkpoint_steps() == [20]
+    assert contents(run(tmp_path / "cut", resume=True)) == contents(whole)
+
+
+# --- The record ---
+
+
+def test_a_record_is_read_as_it_was_written(start, whole, tmp_path):
+    record = RunFolder(whole).read()
+    assert record.task == POINTMASS
+    assert (record.seeds, record.phases) == ((0, 3), (("clone", 24), ("contrast", 26)))
+    write_record(tmp_path / "run.json", record)
+    assert (tmp_path / "run.json").read_bytes() == (whole / "run.json").read_bytes()
+    assert read_record(tmp_path) == record
+    without = RunFolder(start(tmp_path / "runs", task=None)).read()
+    assert without.task is None and without.scoring.is_success
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"record_version": 1}, "expected record_version 2, got 1. Train the run again"),
+        ({"record_version": None}, "expected record_version 2, got None"),
+        ({"seed": [0]}, "Did you mean 'seeds'"),
+        ({"steps": "50"}, "'steps' must be int, not '50'"),
+        ({"steps": 51}, "the phases must add up to steps"),
+        ({"seeds": [0, 0]}, "seeds must be different whole numbers"),
+        ({"task": "pointmass"}, "'task' must be TaskCard, not 'pointmass'"),
+        ({"phases": [["clone", 24, 1]]}, "phases"),
+    ],
+)
+def test_a_record_that_is_wrong_is_explained(whole, tmp_path, change, said):
+    table = json.loads((whole / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(table | change))
+    with pytest.raises(UserError, match=said) as caught:
+        read_record(tmp_path)
+    assert str(tmp_path / "run.json") in str(caught.value)
+
+
+def test_a_record_that_lacks_something_is_explained(whole, tmp_path):
+    table = json.loads((whole / "run.json").read_text())
+    for text, said in {
+        json.dumps({k: v for k, v in table.items() if k != "config"}): "'config' is missing",
+        json.dumps(table)[:-20]: "not readable as JSON",
+        "[]": "must hold a table of keys",
+    }.items():
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(UserError, match=said):
+            read_record(tmp_path)
+    with pytest.raises(UserError, match=r"no run folder: it has no run\.json"):
+        read_record(whole / "checkpoints")
+    with pytest.raises(UserError, match="there is no such folder"):
+        read_record(whole / "gone")
+
+
 # --- Refusals ---
 
 
 def test_a_finished_run_is_not_redone(start, tmp_path, capsys):
-    folder = start(tmp_path, settings={"steps": 10})
+    folder = start(tmp_path, settings=SHORT)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     for resume in (False, True):
-        assert start(tmp_path, settings={"steps": 10}, resume=resume) == folder
+        assert start(tmp_path, settings=SHORT, resume=resume) == folder
     assert "already trained" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
@@ -303,16 +543,17 @@ def test_a_finished_run_is_not_redone(start, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "key"),
     [
-        ({"settings": {"steps": 10, "lam": 0.5}}, "config"),
-        ({"settings": {"steps": 12}}, "config"),
+        ({"settings": SHORT | {"lam": 0.5}}, "config"),
+        ({"settings": SHORT | {"steps": 12}}, "config"),
         ({"seeds": (0, 1)}, "seeds"),
         ({"episodes": 4}, "episodes"),
         ({"evaluate_every": 5}, "evaluate_every"),
         ({"method": "mine"}, "method"),
+        ({"task": replace(POINTMASS, horizon_steps=40)}, "task"),
     ],
 )
 def test_other_settings_in_the_same_folder_are_refused(start, tmp_path, change, key):
-    same = {"settings": {"steps": 10}}
+    same = {"settings": SHORT}
     folder = start(tmp_path, **same)
     before = (folder / "run.json").read_bytes()
     for resume in (False, True):
@@ -323,6 +564,15 @@ def test_other_settings_in_the_same_folder_are_refused(start, tmp_path, change, 
     assert beside.name == "cpl-b"
     start(tmp_path, **{**same, **change}, overwrite=True)
     assert (folder / "run.json").read_bytes() != before
+
+
+def test_a_damaged_run_can_be_overwritten(start, whole, tmp_path):
+    folder = start(tmp_path, settings=SHORT)
+    (folder / "run.json").write_text('{"record_version": 1}')
+    with pytest.raises(UserError, match="Train the run again"):
+        start(tmp_path)
+    start(tmp_path, overwrite=True)
+    assert contents(folder) == contents(whole)
 
 
 def test_a_folder_that_is_no_run_is_left_alone(start, tmp_path):
@@ -337,22 +587,21 @@ def test_a_folder_that_is_no_run_is_left_alone(start, tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"seeds": (0, 0)}, {"seeds": ()}, {"seeds": (-1,)}, {"evaluate_every": 0}, {"episodes": 0}],
+    [{"seeds": (0, 0)}, {"seeds": ()}, {"seeds": (-1,)}, {"evaluate_every": 0}, {"episodes": -1}],
 )
 def test_options_that_cannot_be_are_refused(wrong):
     with pytest.raises(UserError):
         TrainOptions(**wrong)
 
 
-def test_an_unknown_algorithm_is_refused(dots, pool, tmp_path):
+def test_a_run_is_resumed_or_overwritten_not_both():
+    with pytest.raises(UserError, match="--resume continues a run and --overwrite deletes it"):
+        TrainOptions(resume=True, overwrite=True)
+
+
+def test_an_unknown_algorithm_is_refused(bare, pool, tmp_path):
     with pytest.raises(UserError, match="Did you mean 'cpl'"):
-        train(dots[2], "dots", "cpll", None, TrainOptions(runs=tmp_path), pool)
-
-
-def test_a_missing_preference_file_is_refused(pool, tmp_path):
-    config = configured("cpl", "laptop", {})
-    with pytest.raises(UserError, match="no such preference file"):
-        train(tmp_path / "no.safetensors", "x", "cpl", config, TrainOptions(runs=tmp_path), pool)
+        train(bare, "dots", "cpll", None, TrainOptions(runs=tmp_path), pool, POINTMASS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -379,20 +628,19 @@ def test_a_gpu_that_is_not_there_is_refused(start, tmp_path):
 @pytest.fixture
 def trained(whole, tmp_path):
     """A copy of the run that a test may change."""
-    import shutil
-
     return shutil.copytree(whole, tmp_path / "dots" / "cpl")
 
 
 def test_evaluate_writes_once(trained, pool):
-    path = evaluate(trained, pool, episodes=4)
+    found = evaluate(trained, pool, episodes=4)
+    path, rows = found.path, found.rows
     assert path == trained / "final.csv"
-    rows = read_evaluations(path)
+    assert rows.keys() == read_evaluations(path).keys()
     assert set(rows["step"]) == {50}
     assert sorted(set(rows["seed"])) == [0, 3]
     assert len(rows["step"]) == 8
     before = path.stat().st_mtime_ns, path.read_bytes()
-    assert evaluate(trained, DyingPool(pool, 0), episodes=4) == path  # asks for no episode
+    assert evaluate(trained, DyingPool(pool, 0), episodes=4).path == path  # asks for no episode
     assert (path.stat().st_mtime_ns, path.read_bytes()) == before
     path.unlink()
     evaluate(trained, pool, episodes=4)
@@ -403,8 +651,17 @@ def test_evaluate_writes_once(trained, pool):
     np.testing.assert_array_equal(more["return"][first], rows["return"])  # the same episodes
 
 
+def test_an_evaluation_averages_seeds(trained, pool):
+    found = evaluate(trained, pool, episodes=4)
+    success = found.rows["success"]
+    np.testing.assert_array_equal(found.scores, success)
+    assert found.by_seed == {0: success[:4].mean(), 3: success[4:].mean()}
+    assert found.score == pytest.approx(success.mean())
+    assert "CPL(λ=0.75) on dots, step 50, 4 episodes × 2 seeds: success" in str(found)
+
+
 def test_evaluate_mends_a_damaged_file(trained, pool):
-    path = evaluate(trained, pool, episodes=2)
+    path = evaluate(trained, pool, episodes=2).path
     before = path.read_bytes()
     path.write_bytes(before[:-5])
     evaluate(trained, pool, episodes=2)
@@ -412,12 +669,32 @@ def test_evaluate_mends_a_damaged_file(trained, pool):
 
 
 def test_evaluate_another_checkpoint(trained, pool):
-    path = evaluate(trained, pool, episodes=2, checkpoint=20)
+    path = evaluate(trained, pool, episodes=2, checkpoint=20).path
     assert path == trained / "evaluation-20.csv"
     assert set(read_evaluations(path)["step"]) == {20}
     assert not (trained / "final.csv").exists()
     with pytest.raises(UserError, match="there are: 20, 40, 50"):
         evaluate(trained, pool, checkpoint=30)
+
+
+def test_an_evaluation_elsewhere_has_a_file_of_its_own(trained, pool):
+    here = evaluate(trained, pool, episodes=2)
+    short = replace(POINTMASS, name="short", horizon_steps=10)
+    there = evaluate(trained, pool, episodes=2, task=short)
+    assert there.path == trained / "evaluation-50-short.csv"
+    assert there.rows["length"].max() <= 10 < here.rows["length"].max()
+    assert evaluate(trained, DyingPool(pool, 0), episodes=2, task=POINTMASS).path == here.path
+    with pytest.raises(UserError, match="Pendulum-v1 has observations of 3 and actions of 1"):
+        evaluate(trained, pool, task=find_task("Pendulum-v1"))
+
+
+def test_a_run_without_a_task_is_evaluated_where_it_is_told(start, pool, tmp_path):
+    run = start(tmp_path, task=None)
+    with pytest.raises(UserError, match=r"trained on data that name no task.*--task"):
+        evaluate(run, pool)
+    found = evaluate(run, pool, episodes=2, task=POINTMASS)
+    assert found.path == run / "evaluation-50-pointmass.csv"
+    assert len(found.scores) == 4
 
 
 def test_evaluate_refuses_what_cannot_be(trained, pool, tmp_path):
@@ -445,12 +722,9 @@ def test_test_episodes_are_no_monitoring_episodes():
 
 def test_evaluate_runs_the_test_episodes(trained, pool):
     """Its returns are those of rollouts from the test seeds, and not the monitoring ones."""
-    from cpl_bench.core.cards import load_task
-    from cpl_bench.tasks.episodes import EpisodeRules, run_episodes
-
-    rows = read_evaluations(evaluate(trained, pool, episodes=3))
-    weights = {key: value[1] for key, value in RunFolder(trained).read_weights(50).items()}
+    rows = evaluate(trained, pool, episodes=3).rows
+    weights = RunFolder(trained).read_weights(50).members()[1]
     seeds = episode_seeds("test", 3, 3)
-    episodes = run_episodes(load_task("pointmass"), seeds, 0, weights, EpisodeRules())
+    episodes = run_episodes(POINTMASS, seeds, 0, weights, EpisodeRules())
     expected = [each.rewards.sum() for each in episodes]
     np.testing.assert_allclose(rows["return"][rows["seed"] == 3], expected, rtol=1e-12)

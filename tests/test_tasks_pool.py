@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from cpl_bench.core.cards import TaskCard, load_task
+from cpl_bench.core.policy import PolicyWeights
+from cpl_bench.learning.config import PolicyConfig
 from cpl_bench.learning.networks import Policy
 from cpl_bench.tasks.episodes import EXPERT, EpisodeRules, run_episodes
 from cpl_bench.tasks.policies import mlp_action
@@ -41,8 +43,15 @@ def short_task(name, horizon):
 
 
 def two_policies(name):
-    weights = Policy(*SIZES[name], (16, 16), 0.0, [0, 1], torch.device("cpu")).weights()
-    return [{key: value[i] for key, value in weights.items()} for i in range(2)]
+    config = PolicyConfig((16, 16), 0.0)
+    return Policy(*SIZES[name], config, [0, 1], torch.device("cpu")).weights().members()
+
+
+def idle(observations, actions):
+    """A policy that always answers 0."""
+    arrays = {"w0": np.zeros((observations, actions), np.float32)}
+    arrays["b0"] = np.zeros(actions, np.float32)
+    return PolicyWeights("deterministic", arrays)
 
 
 def assert_same(found, expected):
@@ -98,7 +107,7 @@ def test_the_number_of_workers_changes_no_bit(name, horizon, episodes):
 
 def test_states_are_forked_in_order(pointmass, pool):
     (trajectory,) = pool.episodes(
-        pointmass, [5], [EXPERT], [], EpisodeRules(keep_states=True), label="one"
+        pointmass, [5], [EXPERT], [], EpisodeRules(keep_states=True), caption="one"
     )
     calls = {
         f"state {i}": {"states": trajectory.states[[i, i + 1]], "cap_steps": 50} for i in range(9)
@@ -171,8 +180,8 @@ def test_no_episode_ends_before_the_minimum(pointmass):
 
 
 def test_without_success_an_episode_lasts_to_the_horizon(pointmass):
-    still = {"w0": np.zeros((6, 2), np.float32), "b0": np.zeros(2, np.float32)}
-    trajectory = episode(pointmass, EpisodeRules(stop_steps_after_success=0), weights=still)
+    rules = EpisodeRules(stop_steps_after_success=0)
+    trajectory = episode(pointmass, rules, weights=idle(6, 2))
     assert not trajectory.succeeded
     assert trajectory.steps_to_success == len(trajectory.rewards) == pointmass.horizon_steps
 
@@ -207,15 +216,12 @@ def test_noise_is_drawn_by_the_seed_and_actions_are_recorded_as_executed(pointma
 
 
 def test_numpy_acts_as_torch_does():
-    policy = Policy(35, 4, (64, 32), 0.25, [0, 1, 2], torch.device("cpu"))
+    policy = Policy(35, 4, PolicyConfig((64, 32), 0.25), [0, 1, 2], torch.device("cpu"))
     observations = np.random.default_rng(0).normal(size=(3, 100, 35)).astype(np.float32)
     expected = policy.act(torch.tensor(observations)).numpy()
-    weights = policy.weights()
-    for member in range(3):
-        own = {key: value[member] for key, value in weights.items()}
-        np.testing.assert_allclose(
-            mlp_action(own, observations[member]), expected[member], atol=1e-6
-        )
+    for member, own in enumerate(policy.weights().members()):
+        found = mlp_action(own.arrays, observations[member])
+        np.testing.assert_allclose(found, expected[member], atol=1e-6)
 
 
 # --- Actions drawn from the policy's Gaussian ---
@@ -223,7 +229,8 @@ def test_numpy_acts_as_torch_does():
 
 def gaussian_policies(name, std):
     """Two policies with a standard deviation for each action."""
-    return [{**each, "std": np.array(std, np.float32)} for each in two_policies(name)]
+    deviation = {"std": np.array(std, np.float32)}
+    return [PolicyWeights("gaussian", each.arrays | deviation) for each in two_policies(name)]
 
 
 def test_sampled_actions_are_recorded_as_drawn_and_executed_clipped(pointmass):
@@ -272,7 +279,7 @@ def test_each_action_has_its_own_standard_deviation(pointmass):
     seeds = list(range(40))
     drawn = run_episodes(pointmass, seeds, 0, weights, EpisodeRules(sampled=True))
     noise = np.concatenate(
-        [each.actions - mlp_action(weights, each.observations[:-1]) for each in drawn]
+        [each.actions - mlp_action(weights.arrays, each.observations[:-1]) for each in drawn]
     )  # (n, a)
     assert len(noise) == 40 * pointmass.horizon_steps
     error = 4 / np.sqrt(2 * len(noise))  # four standard errors of a standard deviation, relative
@@ -288,17 +295,20 @@ def test_every_episode_draws_noise_of_its_own(pointmass):
         episode(pointmass, EpisodeRules(sampled=True), seed, weights) for seed in (3, 3, 4)
     )
     assert_same([one], [again])
-    noises = [each.actions - mlp_action(weights, each.observations[:-1]) for each in (one, other)]
+    noises = [
+        each.actions - mlp_action(weights.arrays, each.observations[:-1]) for each in (one, other)
+    ]
     assert abs(np.corrcoef(noises[0].ravel(), noises[1].ravel())[0, 1]) < 0.5
 
 
 def test_without_sampling_the_standard_deviation_is_not_used(pointmass):
     (weights, _) = gaussian_policies("pointmass", [0.5, 0.5])
-    plain = {name: value for name, value in weights.items() if name != "std"}
+    bare = {name: value for name, value in weights.arrays.items() if name != "std"}
+    plain = PolicyWeights("deterministic", bare)
     found = [episode(pointmass, EpisodeRules(), weights=each) for each in (weights, plain)]
     assert_same(found[:1], found[1:])
-    still = weights | {"std": np.zeros(2, np.float32)}
-    assert_same([episode(pointmass, EpisodeRules(sampled=True), weights=still)], found[1:])
+    calm = PolicyWeights("gaussian", bare | {"std": np.zeros(2, np.float32)})
+    assert_same([episode(pointmass, EpisodeRules(sampled=True), weights=calm)], found[1:])
 
 
 @pytest.mark.parametrize(
@@ -376,9 +386,8 @@ def test_a_job_that_kills_every_worker_is_given_up(pointmass, capfd):
 
 
 def test_an_exception_in_a_worker_names_task_and_seeds(pointmass, pool):
-    wrong = {"w0": np.zeros((3, 2), np.float32), "b0": np.zeros(2, np.float32)}
     with pytest.raises(RuntimeError) as caught:
-        pool.episodes(pointmass, [11, 12], [0, 0], [wrong], EpisodeRules())
+        pool.episodes(pointmass, [11, 12], [0, 0], [idle(3, 2)], EpisodeRules())
     message = str(caught.value)
     assert "pointmass, seeds [11, 12]" in message
     assert "matmul" in message  # the worker's traceback
