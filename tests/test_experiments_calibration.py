@@ -47,6 +47,19 @@ def test_nothing_but_ties_is_refused(dots, tmp_path, monkeypatch):
         calibrate(tmp_path / "tied.safetensors")
 
 
+def test_skipped_questions_are_not_counted(dots, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "MODEL", replace(calibration.MODEL, hidden=(16,), steps=150))
+    preferences = load_preferences(dots[2])
+    shy = replace(preferences.info, annotator="noisy", annotator_settings={"skip_below": 5.0})
+    kept = replace(preferences, info=shy)
+    monkeypatch.setattr(calibration, "load_preferences", lambda path: kept)
+    measured = calibrate(tmp_path / "shy.safetensors")
+    counts = sum(count for *_, count in measured.bins)
+    right = sum(share * count for *_, share, count in measured.bins) / counts
+    assert counts < measured.segments * (measured.segments - 1)  # two seeds ask every pair
+    assert right == pytest.approx(measured.accuracy, abs=1e-6)
+
+
 def test_the_page_says_what_was_fitted():
     model, said = calibration.MODEL, " ".join(INTRODUCTIONS["reward"].split())
     assert f"{len(model.hidden)} hidden layers of {model.hidden[0]}".replace("2", "two", 1) in said

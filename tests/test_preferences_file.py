@@ -880,6 +880,14 @@ def test_an_episode_beyond_the_horizon_loses_nothing():
     assert best_episodes(data, 50, horizon_steps=2).tolist() == [0, 1, 2]
 
 
+def test_nothing_is_earned_after_a_termination():
+    data = episodes([3.0, 2.0], [2.5] * 6, successes=[(0, 0)])
+    assert best_episodes(data, 50, 8)[0] == 0  # 5 + 6 · 2 = 17 against 15
+    ended = np.zeros(8, np.uint8)
+    ended[1] = 1
+    assert best_episodes(replace(data, terminations=ended), 50, 8)[0] == 2  # 5 against 15
+
+
 def test_without_successes_returns_are_sums():
     data = replace(episodes([3.0, 2.0], [2.5] * 6), successes=None)
     assert best_episodes(data, 50, horizon_steps=1000).tolist() == list(range(2, 8))

@@ -313,6 +313,38 @@ def test_what_is_no_task_is_explained(pool, name, said):
         find_task(name)
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("def reset(self): return np.zeros(1), {}", "reset with a seed: TypeError"),
+        ("def __init__(self, size): pass", "cannot be made and reset.* 'size'"),
+        ("def reset(self, seed=None, options=None): return np.zeros(1)", "give 2 values"),
+        (
+            "def step(self, action): return np.zeros(1), 0.0, False, {}",
+            "step must keep .* 5 values",
+        ),
+        ("def step(self, action): return [np.nan], 0.0, False, False, {}", "finite observations"),
+        ("def step(self, action): return [1, 2], 0.0, False, False, {}", "finite observations of"),
+    ],
+)
+def test_what_breaks_the_api_is_told_so(tmp_path, monkeypatch, body, said):
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"broken_{abs(hash(body))}"
+    (tmp_path / f"{name}.py").write_text(
+        "import gymnasium, numpy as np\n"
+        "class Odd(gymnasium.Env):\n"
+        "    observation_space = action_space = gymnasium.spaces.Box(-1, 1, (1,))\n"
+        "    def reset(self, seed=None, options=None): return np.zeros(1), {}\n"
+        "    def step(self, action): return np.zeros(1), 0.0, False, False, {}\n"
+        f"    {body}\n"
+    )
+    with pytest.raises(UserError, match=said) as caught:
+        task = make_task(TaskCard("odd", "gymnasium", f"{name}:Odd", 5))
+        task.reset(seed=0)
+        task.step(np.zeros(1))
+    assert "\n" not in str(caught.value)
+
+
 def test_workers_explain_too(pool):
     for suite, source_id, said in (
         ("gymnasium", "Pendulm-v1", r"Pendulm-v1 cannot be made.*Did you mean: `Pendulum`"),

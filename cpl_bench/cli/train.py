@@ -66,7 +66,8 @@ def train(words: Sequence[str]) -> None:
     about = f"{Shared.__doc__}\n\nmethods (cpl-bench train METHOD --help shows one's settings):\n"
     hint = about + listing + "\n  module:ENTRY  one of your own"
     if place is None:
-        tyro.cli(Shared, prog="cpl-bench train", args=list(words), description=hint)
+        if any(word in ("-h", "--help") for word in words):
+            tyro.cli(Shared, prog="cpl-bench train", args=["--help"], description=hint)
         raise UserError(f"Which method? It comes last: {', '.join(summaries())}, or module:ENTRY.")
     name, own = words[place], list(words[place + 1 :])
     helping = any(word in ("-h", "--help") for word in own)

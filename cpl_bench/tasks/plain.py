@@ -17,6 +17,10 @@ from cpl_bench.core import plugins
 from cpl_bench.core.errors import UserError
 
 SUCCESS_KEYS = ("success", "is_success")
+RESULTS = {
+    "reset": "observation, info",
+    "step": "observation, reward, terminated, truncated, info",
+}
 
 
 class PlainTask(gymnasium.Env):
@@ -55,13 +59,7 @@ class PlainTask(gymnasium.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start the episode that `seed` decides."""
-        try:
-            observation, info = self._env.reset(seed=seed, options=options)
-        except (TypeError, ValueError) as problem:
-            raise UserError(
-                f"{self._source_id}.reset must keep Gymnasium's API, reset(*, seed=None, "
-                f"options=None) → (observation, info): {problem}"
-            ) from None
+        observation, info = self._kept("reset", 2, self._env.reset(seed=seed, options=options))
         self._steps = 0
         return self._flat(observation), {"success": _succeeded(info)}
 
@@ -69,13 +67,8 @@ class PlainTask(gymnasium.Env):
         """One step; `truncated` at the card's horizon, or where the environment says so."""
         own = self._centre + self._reach * np.clip(action, -1.0, 1.0)
         space: Any = self._env.action_space
-        try:
-            observation, reward, ended, cut, info = self._env.step(own.astype(space.dtype))
-        except (TypeError, ValueError) as problem:
-            raise UserError(
-                f"{self._source_id}.step must keep Gymnasium's API, step(action) → (observation, "
-                f"reward, terminated, truncated, info): {problem}"
-            ) from None
+        result = self._env.step(own.astype(space.dtype))
+        observation, reward, ended, cut, info = self._kept("step", 5, result)
         self._steps += 1
         cut = bool(cut) or self._steps >= self.horizon_steps
         return (
@@ -93,6 +86,15 @@ class PlainTask(gymnasium.Env):
     def close(self) -> None:
         """Free the simulator."""
         self._env.close()
+
+    def _kept(self, method: str, count: int, result: Any) -> tuple[Any, ...]:
+        """What a method gave, if it keeps Gymnasium's API."""
+        if not isinstance(result, tuple) or len(result) != count:
+            raise UserError(
+                f"{self._source_id}.{method} must keep Gymnasium's API and give {count} values "
+                f"({RESULTS[method]}); got {result!r:.200}."
+            )
+        return result
 
     def _flat(self, observation: Any) -> np.ndarray:
         flat = np.asarray(flatten(self._own_space, observation), np.float32)
