@@ -681,7 +681,9 @@ def test_an_evaluation_elsewhere_has_a_file_of_its_own(trained, pool):
     here = evaluate(trained, pool, episodes=2)
     short = replace(POINTMASS, name="short", horizon_steps=10)
     there = evaluate(trained, pool, episodes=2, task=short)
-    assert there.path == trained / "evaluation-50-short.csv"
+    assert there.path == trained / f"evaluation-50-short-{short.fingerprint}.csv"
+    changed = evaluate(trained, pool, episodes=2, task=replace(short, horizon_steps=7))
+    assert changed.rows["length"].max() <= 7, "a card that was edited is not answered from before"
     assert there.rows["length"].max() <= 10 < here.rows["length"].max()
     assert evaluate(trained, DyingPool(pool, 0), episodes=2, task=POINTMASS).path == here.path
     with pytest.raises(UserError, match="Pendulum-v1 has observations of 3 and actions of 1"):
@@ -693,7 +695,7 @@ def test_a_run_without_a_task_is_evaluated_where_it_is_told(start, pool, tmp_pat
     with pytest.raises(UserError, match=r"trained on data that name no task.*--task"):
         evaluate(run, pool)
     found = evaluate(run, pool, episodes=2, task=POINTMASS)
-    assert found.path == run / "evaluation-50-pointmass.csv"
+    assert found.path == run / f"evaluation-50-pointmass-{POINTMASS.fingerprint}.csv"
     assert len(found.scores) == 4
 
 

@@ -86,12 +86,9 @@ def evaluate(
     _check_episodes(episodes)
     folder = RunFolder(run)
     record = folder.read()
-    task = task or record.task
-    if task is None:
-        raise UserError(f"{run} was trained on data that name no task; say which with --task.")
+    task, elsewhere = folder.task(task)
     step, weights = folder.at(checkpoint)
     last = step == folder.checkpoint_steps()[-1]
-    elsewhere = "" if task == record.task else f"-{task.name}-{task.fingerprint}"
     path = folder.final if last and not elsewhere else run / f"evaluation-{step}{elsewhere}.csv"
     if elsewhere:
         check_sizes(task, weights.sizes, f"the policies of {run}")

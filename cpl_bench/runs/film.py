@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from cpl_bench.core.cards import TaskCard
-from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import atomic_path
 from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.core.progress import say
@@ -41,12 +40,9 @@ def film(
     """
     folder = RunFolder(run)
     record = folder.read()
-    task = task or record.task
-    if task is None:
-        raise UserError(f"{run} was trained on data that name no task; say which with --task.")
+    task, elsewhere = folder.task(task)
     step, weights = folder.at(checkpoint)
     last = step == folder.checkpoint_steps()[-1]
-    elsewhere = "" if task == record.task else f"-{task.name}"
     source = folder.final if last and folder.final.exists() else folder.evaluations
     rows = read_evaluations(source) if source.exists() else {}
     here = {name: values[rows["step"] == step] for name, values in rows.items()}
