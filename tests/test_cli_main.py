@@ -134,7 +134,7 @@ def test_from_card_to_report(workshop: Path) -> None:
 def test_sparse_labels_are_another_file(workshop: Path) -> None:
     done = run(workshop, "label", "tiny.toml", "--pairs", "sparse", "--scorer", "partial_return")
     assert done.returncode == 0, done.stderr
-    path = workshop / "data/preferences/tiny/partial-return-60x12-sparse-oracle-seed0.safetensors"
+    path = workshop / "data/preferences/tiny/partial_return-60x12-sparse-oracle-seed0.safetensors"
     trained = run(workshop, "train", "--data", str(path), "--seeds", "1", "--evaluate-every", "20",
                   "--episodes", "2", "sft", "--steps", "20", "--clone.steps", "10",
                   "--policy.hidden", "16", "--segments", "8")  # fmt: skip
