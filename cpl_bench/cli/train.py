@@ -68,7 +68,10 @@ def train(words: Sequence[str]) -> None:
     if place is None:
         if any(word in ("-h", "--help") for word in words):
             tyro.cli(Shared, prog="cpl-bench train", args=["--help"], description=hint)
-        raise UserError(f"Which method? It comes last: {', '.join(summaries())}, or module:ENTRY.")
+        raise UserError(
+            f"Which method? It comes last: {', '.join(summaries())}, or module:ENTRY. As in: "
+            "cpl-bench train --data drawer-open-small cpl"
+        )
     name, own = words[place], list(words[place + 1 :])
     helping = any(word in ("-h", "--help") for word in own)
     if helping:  # of the method: the shared options may be missing
