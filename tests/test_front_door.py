@@ -73,7 +73,7 @@ def test_other_data_are_another_run(mine, tmp_path):
     looks, acts = rng.normal(size=(2, 30, 6, 4)), rng.uniform(-1, 1, (2, 30, 6, 2))
     other = cpl_bench.preferences_from_pairs(looks[0], acts[0], looks[1], acts[1], [1] * 30)
     cpl_bench.train(mine, "cpl", settings=SMALL, seeds=1, runs=tmp_path)
-    with pytest.raises(UserError, match="another 'preferences'"):
+    with pytest.raises(UserError, match=r"another 'preferences\.source_hash'"):
         cpl_bench.train(other, "cpl", settings=SMALL, seeds=1, runs=tmp_path)
 
 

@@ -543,13 +543,13 @@ def test_a_finished_run_is_not_redone(start, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "key"),
     [
-        ({"settings": SHORT | {"lam": 0.5}}, "config"),
-        ({"settings": SHORT | {"steps": 12}}, "config"),
+        ({"settings": SHORT | {"lam": 0.5}}, "config.lam"),
+        ({"settings": SHORT | {"steps": 12}}, "config.steps"),
         ({"seeds": (0, 1)}, "seeds"),
         ({"episodes": 4}, "episodes"),
         ({"evaluate_every": 5}, "evaluate_every"),
         ({"method": "mine"}, "method"),
-        ({"task": replace(POINTMASS, horizon_steps=40)}, "task"),
+        ({"task": replace(POINTMASS, horizon_steps=40)}, "task.horizon_steps"),
     ],
 )
 def test_other_settings_in_the_same_folder_are_refused(start, tmp_path, change, key):
@@ -557,7 +557,7 @@ def test_other_settings_in_the_same_folder_are_refused(start, tmp_path, change, 
     folder = start(tmp_path, **same)
     before = (folder / "run.json").read_bytes()
     for resume in (False, True):
-        with pytest.raises(UserError, match=f"another '{key}'.*--note.*--overwrite"):
+        with pytest.raises(UserError, match=f"another '{key}' .*now.*--note.*--overwrite"):
             start(tmp_path, **{**same, **change}, resume=resume)
     assert (folder / "run.json").read_bytes() == before
     beside = start(tmp_path, **{**same, **change}, note="b")

@@ -109,9 +109,19 @@ def difference(before: RunRecord, now: RunRecord) -> str:
     ours, theirs = (json.loads(_text(record)) for record in (before, now))
     for table in (ours, theirs):
         table["preferences"].pop("command")
-    for key in DECISIVE:
-        if ours[key] != theirs[key]:
-            return f"another '{key}' ({ours[key]!r}, now {theirs[key]!r})"
+    return _difference({key: ours[key] for key in DECISIVE}, theirs, "")
+
+
+def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str) -> str:
+    """The first of our keys that differs, by its place in nested tables."""
+    for key, value in ours.items():
+        other, place = theirs.get(key), f"{where}{key}"
+        if value == other:
+            continue
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            inner = _difference({**dict.fromkeys(other), **value}, other, f"{place}.")
+            return inner or f"another '{place}'"
+        return f"another '{place}' ({value!r}, now {other!r})"
     return ""
 
 
