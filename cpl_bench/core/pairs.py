@@ -5,6 +5,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64
 
+from cpl_bench.core.bits import GOLDEN, mixed, signed
+
 Pairs = Literal["dense", "sparse", "ranked"]
 """dense: any two segments are comparable, so none are listed. sparse: some comparisons are listed.
 ranked: K neighbouring segments are put in order together; all K(K − 1)/2 pairs are listed."""
@@ -33,25 +35,9 @@ def pair_keys(seed: int, first: Any, second: Any) -> Any:
     """
     apart = abs(first - second)
     low = (first + second - apart) // 2
-    return _mixed(_mixed(low * _GOLDEN + _signed(seed)) + (low + apart) * _GOLDEN)
+    return mixed(mixed(low * GOLDEN + signed(seed)) + (low + apart) * GOLDEN)
 
 
 def uniform(keys: Any) -> Any:
     """Numbers in [0, 1) from keys, multiples of 2⁻²⁴: the same in float32 and float64."""
     return ((keys >> 40) & 0xFFFFFF) * 2.0**-24
-
-
-def _signed(value: int) -> int:
-    """The int64 with the same 64 bits."""
-    value &= 0xFFFFFFFFFFFFFFFF
-    return value - (1 << 64) if value >> 63 else value
-
-
-_GOLDEN = _signed(0x9E3779B97F4A7C15)
-_ROUNDS = ((30, _signed(0xBF58476D1CE4E5B9)), (27, _signed(0x94D049BB133111EB)))
-
-
-def _mixed(z: Any) -> Any:
-    for shift, factor in _ROUNDS:
-        z = (z ^ ((z >> shift) & ((1 << (64 - shift)) - 1))) * factor
-    return z ^ ((z >> 31) & ((1 << 33) - 1))

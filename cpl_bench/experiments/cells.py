@@ -112,8 +112,7 @@ def check_cells(todo: Sequence[Cell], out: Path | None = None) -> None:
         card, method = load_dataset_card(cell.dataset), cell.method
         config = configured(method.algorithm, cell.preset, method.settings)
         check_method(method.algorithm, config, planned_info(card), rewards=True)
-        folder = (out or Path()) / cell.folder
-        if out and (folder / "run.json").is_file():
+        if out and ((folder := out / cell.folder) / "run.json").is_file():
             before = read_record(folder)
             if before.config != as_table(config) or len(before.seeds) != cell.seeds:
                 raise UserError(

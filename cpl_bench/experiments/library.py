@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -24,7 +24,9 @@ from cpl_bench.experiments.run import Policy, Run
 from cpl_bench.preferences.format import Preferences
 from cpl_bench.preferences.labelling import with_options
 from cpl_bench.report.report import ReportResult
+from cpl_bench.report.report import report as compare
 from cpl_bench.runs.evaluate import Evaluation, evaluate_policy
+from cpl_bench.runs.evaluate import evaluate as measure
 from cpl_bench.tasks.pool import RolloutPool
 from cpl_bench.tasks.registry import find_task
 from cpl_bench.trajectories.formats.minari import minari_folder
@@ -175,8 +177,6 @@ def evaluate(
     Raises:
         UserError: no such run, checkpoint or task, or a policy that gives something else.
     """
-    from cpl_bench.runs.evaluate import evaluate as measure
-
     card = find_task(task) if task else None
     if isinstance(policy, str | Path | Run):
         path = policy.path if isinstance(policy, Run) else Path(policy)
@@ -199,8 +199,6 @@ def report(
     Raises:
         UserError: no runs, damaged ones, or runs that contradict each other.
     """
-    from cpl_bench.report.report import report as compare
-
     several = [runs] if isinstance(runs, str | Path | Run) else list(runs)
     folders = [run.path if isinstance(run, Run) else Path(run) for run in several]
     if not folders:
@@ -224,16 +222,15 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as_function(policy: Any) -> Policy:
     """A torch module as a function of numpy arrays; any other callable as it is."""
-    act_or_module: Any = policy
     if not callable(policy):
         raise UserError(
             f"A policy is a run, a function of observations or a torch module, not {policy!r:.100}."
         )
     if not hasattr(policy, "parameters"):
-        return act_or_module
+        return cast(Policy, policy)
     import torch
 
-    module: torch.nn.Module = act_or_module
+    module = cast("torch.nn.Module", policy)
     like = next(module.parameters(), torch.zeros(()))
 
     def act(observations: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ ones alone or among eight, on any device, and after a resume. The hash is splitm
     z =  z ^ (z >> 31)                                          logical shifts
 
 int64 tensors hold the 64 bits: sums and products wrap as unsigned ones do, and a mask makes their
-arithmetic right shift a logical one.
+arithmetic right shift a logical one. The numbers are those of `cpl_bench.core.bits`.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,8 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
+
+from cpl_bench.core.bits import GOLDEN, LAST_SHIFT, ROUNDS, signed
 
 BATCH_STREAM = 0
 """Which segments a batch holds. Algorithms number their streams, one a dropout layer, from 1."""
@@ -40,7 +42,7 @@ def bits(
         count: how many. The first ones do not depend on it.
     """
     base = _mix_(step * _STEP + (keys + _mix_integer(stream)))  # (s,)
-    ramp = torch.arange(1, count + 1, device=keys.device).mul_(_GOLDEN)  # (count,)
+    ramp = torch.arange(1, count + 1, device=keys.device).mul_(GOLDEN)  # (count,)
     return _mix_(base[:, None] + ramp)  # (s, count)
 
 
@@ -64,26 +66,17 @@ def random_bytes(
 # --- Mix 64 bits ---
 
 
-def _signed(value: int) -> int:
-    """The int64 with the same 64 bits."""
-    value &= 0xFFFFFFFFFFFFFFFF
-    return value - (1 << 64) if value >> 63 else value
-
-
 _LARGEST = (1 << 63) - 1
-_GOLDEN = _signed(0x9E3779B97F4A7C15)
-_FIRST = _signed(0xBF58476D1CE4E5B9)
-_SECOND = _signed(0x94D049BB133111EB)
-_STEP = _signed(0xD1342543DE82EF95)
+_STEP = signed(0xD1342543DE82EF95)
 
 
 def _mix_(z: Tensor) -> Tensor:
     """Mix in place; one buffer of the same size for the shifted bits."""
     shifted = torch.empty_like(z)
-    for shift, factor in ((30, _FIRST), (27, _SECOND)):
+    for shift, factor in ROUNDS:
         _xor_shifted_(z, shift, shifted)
         z.mul_(factor)
-    return _xor_shifted_(z, 31, shifted)
+    return _xor_shifted_(z, LAST_SHIFT, shifted)
 
 
 def _xor_shifted_(z: Tensor, shift: int, shifted: Tensor) -> Tensor:
@@ -93,7 +86,7 @@ def _xor_shifted_(z: Tensor, shift: int, shifted: Tensor) -> Tensor:
 
 def _mix_integer(value: int) -> int:
     """The same hash of one Python integer: splitmix64's first output from that seed."""
-    z = (value + _GOLDEN) & 0xFFFFFFFFFFFFFFFF
-    z = ((z ^ (z >> 30)) * _FIRST) & 0xFFFFFFFFFFFFFFFF
-    z = ((z ^ (z >> 27)) * _SECOND) & 0xFFFFFFFFFFFFFFFF
-    return _signed(z ^ (z >> 31))
+    z = (value + GOLDEN) & 0xFFFFFFFFFFFFFFFF
+    for shift, factor in ROUNDS:
+        z = ((z ^ (z >> shift)) * factor) & 0xFFFFFFFFFFFFFFFF
+    return signed(z ^ (z >> LAST_SHIFT))

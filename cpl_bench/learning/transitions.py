@@ -50,16 +50,6 @@ class Steps:
         if terminations is not None and terminations.any():
             self._terminated = _padded(terminations[:, None].astype(np.float32), device)
 
-    @property
-    def has_rewards(self) -> bool:
-        """Whether the environment's rewards are there."""
-        return self._rewards is not None
-
-    @property
-    def terminate(self) -> bool:
-        """Whether any step ends its task."""
-        return self._terminated is not None
-
     def observations(self, rows: Int64[Tensor, "s m"], k: int) -> Float[Tensor, "s m k o"]:
         """Those of k steps from each of the rows on."""
         return _windows(self._observations, rows, k)

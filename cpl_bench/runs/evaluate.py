@@ -86,7 +86,7 @@ def evaluate(
     _check_episodes(episodes)
     folder = RunFolder(run)
     record = folder.read()
-    task, elsewhere = folder.task(task)
+    task, elsewhere = record.rolled_out(task)
     step, weights = folder.at(checkpoint)
     last = step == folder.checkpoint_steps()[-1]
     path = folder.final if last and not elsewhere else run / f"evaluation-{step}{elsewhere}.csv"

@@ -40,7 +40,7 @@ def film(
     """
     folder = RunFolder(run)
     record = folder.read()
-    task, elsewhere = folder.task(task)
+    task, elsewhere = record.rolled_out(task)
     step, weights = folder.at(checkpoint)
     last = step == folder.checkpoint_steps()[-1]
     source = folder.final if last and folder.final.exists() else folder.evaluations

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import write_atomically
 from cpl_bench.core.policy import PolicyWeights
@@ -60,21 +59,6 @@ class RunFolder:
 
     def write(self, record: RunRecord) -> None:
         write_record(self.path / "run.json", record)
-
-    def task(self, named: TaskCard | None) -> tuple[TaskCard, str]:
-        """Where the run is rolled out, its own task or the one `named`, and what is added to the
-        names of files about another one.
-
-        Raises:
-            UserError: the data named no task, and none is given.
-        """
-        own = self.read().task
-        task = named or own
-        if task is None:
-            raise UserError(
-                f"{self.path} was trained on data that name no task; say which with --task."
-            )
-        return task, "" if task == own else f"-{task.name}-{task.fingerprint}"
 
     def checkpoint(self, step: int) -> Path:
         return self.path / "checkpoints" / f"{step}.safetensors"

@@ -86,6 +86,19 @@ class RunRecord:
         """How the run's episodes are scored."""
         return self.task.scoring if self.task else Score()
 
+    def rolled_out(self, named: TaskCard | None) -> tuple[TaskCard, str]:
+        """Where: the run's own task or the one `named`; and what files about another are called by.
+
+        Raises:
+            UserError: the data named no task, and none is given.
+        """
+        task = named or self.task
+        if task is None:
+            raise UserError(
+                f"{self.method} was trained on data that name no task; say which with --task."
+            )
+        return task, "" if task == self.task else f"-{task.name}-{task.fingerprint}"
+
 
 DECISIVE = (
     "algorithm",

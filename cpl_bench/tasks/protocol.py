@@ -59,10 +59,6 @@ class Scripted(Task, Protocol):
         ...
 
 
-class ForkableScripted(Forkable, Scripted, Protocol):
-    """What regret is measured on."""
-
-
 def can_fork(task: Task) -> TypeGuard[Forkable]:
     """Whether its state can be kept and taken up."""
     return hasattr(task, "get_state") and hasattr(task, "set_state")
