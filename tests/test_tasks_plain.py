@@ -14,6 +14,7 @@ from cpl_bench.core.folders import card_folder
 from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.runs.evaluate import evaluate_policy
 from cpl_bench.tasks.episodes import EXPERT, EpisodeRules, run_episodes
+from cpl_bench.tasks.alike import executed
 from cpl_bench.tasks.policies import mlp_action
 from cpl_bench.tasks.pool import RolloutPool
 from cpl_bench.tasks.protocol import can_fork, has_expert
@@ -424,8 +425,9 @@ def test_a_plan_is_executed_before_the_next_look(chunk_length):
     observations, rewards, plan = [observation], [], []
     for _ in range(card.horizon_steps):
         if not plan:
-            output = np.tanh(observation @ weights.arrays["w0"] + weights.arrays["b0"])
-            plan = list(output.reshape(chunk_length, 2).astype(np.float32))
+            look, w0 = observation.astype(np.float64), weights.arrays["w0"].astype(np.float64)
+            output = np.tanh(look @ w0 + weights.arrays["b0"])
+            plan = list(executed(output.reshape(chunk_length, 2)))
         observation, reward, *_ = task.step(plan.pop(0))
         observations.append(observation)
         rewards.append(reward)

@@ -17,6 +17,7 @@ def inspect(
     scorers: tuple[str, ...] = (),
     probe: bool = False,
     reward: bool = False,
+    record: bool = False,
     workers: int = 0,
 ) -> None:
     """What is in a dataset: shapes, success, scores, ties, agreement of scorers; a picture.
@@ -28,11 +29,13 @@ def inspect(
             into datasets/README.md of a checkout.
         reward: also fit a reward model, print its accuracy and calibration on held-out episodes,
             and put the line into datasets/README.md of a checkout.
+        record: also write the hashes of the data into the card, as the published ones.
         workers: rollout processes; 0 for one a processor.
     """
     from cpl_bench.core.dataset_cards import load_dataset_card
     from cpl_bench.experiments.make import ensure_preferences
     from cpl_bench.preferences.inspect import inspect as show
+    from cpl_bench.preferences.published import preferences_verdict, trajectories_verdict
     from cpl_bench.preferences.scorers import find_scorer
     from cpl_bench.tasks.pool import RolloutPool
 
@@ -42,10 +45,13 @@ def inspect(
     with RolloutPool(workers or None) as pool:
         path = ensure_preferences(card, pool)
         show(card, path, pool, scorers)
+        print(trajectories_verdict(card), preferences_verdict(card), sep="\n")
         if probe:
             _probe(card, path, pool)
         if reward:
             _calibrate(card, path)
+        if record:
+            _publish(card, pool)
 
 
 def _probe(card: Any, path: Path, pool: Any) -> None:
@@ -67,6 +73,18 @@ def _calibrate(card: Any, path: Path) -> None:
     measured = calibrate(path)
     print(*measured.lines(), sep="\n")
     _record("reward", card.name, measured.row())
+
+
+def _publish(card: Any, pool: Any) -> None:
+    from cpl_bench.core import folders, published
+    from cpl_bench.core.errors import UserError
+    from cpl_bench.preferences.published import measured
+
+    if not (card.file or folders.is_checkout()):
+        raise UserError(f"{card.path} is an installed copy; record hashes in a checkout.")
+    found = measured(card, pool)
+    published.record(card.path, found)
+    print(f"recorded       {card.path}: {published.short(found.preferences)}")
 
 
 def _record(section: Any, card: str, row: str) -> None:

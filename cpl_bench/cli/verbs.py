@@ -4,6 +4,7 @@ Annotations are evaluated here and now (tyro reads them), imports of substance w
 """
 
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -65,16 +66,28 @@ def list_(what: Annotated[ListKind, tyro.conf.Positional] = "all") -> None:
             print(f"{kind}:", *lines(), sep="\n  ")
 
 
-def collect(dataset: Name, /, workers: int = 0) -> None:
+def collect(dataset: Name, /, sample: bool = False, workers: int = 0) -> None:
     """Make the trajectories of a dataset card.
 
     Args:
         dataset: a card's name, or the path of one.
+        sample: only see, in a temporary folder, whether the card's sample comes out here as the
+            card names it: 40 episodes and 100 labels.
         workers: rollout processes; 0 for one a processor.
     """
     from cpl_bench.experiments.library import collect as make
 
-    print(f"Trajectories: {make(dataset, workers=workers)}")
+    if not sample:
+        print(f"Trajectories: {make(dataset, workers=workers)}")
+        return
+    from cpl_bench.core.dataset_cards import load_dataset_card
+    from cpl_bench.core.published import short
+    from cpl_bench.experiments.sample import check_sample
+    from cpl_bench.tasks.pool import RolloutPool
+
+    with RolloutPool(workers or None) as pool:
+        found = check_sample(load_dataset_card(dataset), pool)
+    print(f"sample         the published bytes, sha256 {short(found)}")
 
 
 def label(
@@ -198,7 +211,7 @@ def _table(result: Any) -> str:
     for row in result.rows:
         scoring = result.scorings[row.dataset]
         peak, last, low, high = (
-            scoring.shown(value) + scoring.unit.strip()
+            "–" if isnan(value) else scoring.shown(value) + scoring.unit.strip()
             for value in (row.peak, row.last, row.ci_low, row.ci_high)
         )
         lines.append(

@@ -10,6 +10,7 @@ from cpl_bench.core.errors import UserError, unknown_name
 from cpl_bench.core.folders import card_folder
 from cpl_bench.core.names import NAME
 from cpl_bench.core.pairs import Pairs
+from cpl_bench.core.published import Published
 from cpl_bench.core.toml import build
 
 
@@ -76,7 +77,7 @@ class Labelling:
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """One dataset, `datasets/NAME.toml`: everything that decides its bytes but the versions."""
+    """One dataset, `datasets/NAME.toml`: all that decides its bytes, and what they came out as."""
 
     name: str
     """What the command line calls it."""
@@ -96,8 +97,15 @@ class DatasetCard:
     minimum_steps: int = 64
     """No episode is stopped earlier than this, so that each holds a whole segment, unless its task
     ends before."""
+    published: Published = field(default_factory=Published)
+    """What came out where the card was recorded; decides nothing."""
     file: str = ""
     """The card's file, if it is none of those in datasets/."""
+
+    @property
+    def path(self) -> Path:
+        """The card's file."""
+        return Path(self.file) if self.file else card_folder("datasets") / f"{self.name}.toml"
 
     @property
     def minari_id(self) -> str:

@@ -16,6 +16,7 @@ STREAMS = {
     "training": 9,  # a member's initial weights, batches and dropout
     "rollouts": 10,  # what an on-policy method collects while training
     "held out": 11,  # the episodes that reward models are measured by
+    "clone": 12,  # a clone's first weights and batches
 }
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from cpl_bench.core import folders
 from cpl_bench.core.cards import TaskCard
@@ -27,6 +29,20 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def processor() -> str:
+    """What the machine calls its processor: AMD EPYC, family 25, model 17."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
+    parts = [facts.get("model name") or platform.machine()]
+    parts += [f"{key.split()[-1]} {facts[key]}" for key in ("cpu family", "model") if key in facts]
+    return ", ".join(parts)
 
 
 def commit() -> str | None:

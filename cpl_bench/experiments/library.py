@@ -38,12 +38,14 @@ if TYPE_CHECKING:
 def collect(dataset: str | Path, *, workers: int = 0) -> Path:
     """Make the trajectories of a dataset card, unless they are there; returns their folder.
 
+    Says whether they are the published bytes, which the card names.
+
     Raises:
         UserError: no such card, or a task without an expert.
     """
     card = load_dataset_card(str(dataset))
     with RolloutPool(workers or None) as pool:
-        ensure_trajectories(card, pool)
+        ensure_trajectories(card, pool, tell=True)
     return minari_folder(card.minari_id)
 
 
@@ -77,7 +79,7 @@ def label(
         annotator_settings,
     )
     with RolloutPool(workers or None) as pool:
-        return ensure_preferences(card, pool)
+        return ensure_preferences(card, pool, tell=True)
 
 
 def train(

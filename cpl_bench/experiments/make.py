@@ -12,6 +12,7 @@ from cpl_bench.preferences.file import load_preferences
 from cpl_bench.preferences.format import Preferences
 from cpl_bench.preferences.label import is_labelled, label
 from cpl_bench.preferences.labelling import check_labelling, preference_path
+from cpl_bench.preferences.published import preferences_verdict, trajectories_verdict
 from cpl_bench.preferences.scorers import FORKING
 from cpl_bench.tasks.pool import RolloutPool
 from cpl_bench.tasks.protocol import can_fork, has_expert
@@ -45,23 +46,29 @@ def check_card(card: DatasetCard) -> None:
         )
 
 
-def ensure_trajectories(card: DatasetCard, pool: RolloutPool) -> None:
-    """Collect unless this card's trajectories lie on disk."""
-    if not is_collected(card):
+def ensure_trajectories(card: DatasetCard, pool: RolloutPool, tell: bool = False) -> None:
+    """Collect unless this card's trajectories lie on disk; `tell`: say whose bytes in any case."""
+    there = is_collected(card)
+    if not there:
         say(f"No trajectories of {card.name} yet: collecting {card.episodes} episodes (minutes).")
         collect(card, pool)
+    if tell or not there:
+        say(trajectories_verdict(card))
 
 
-def ensure_preferences(card: DatasetCard, pool: RolloutPool) -> Path:
-    """Label, and collect, unless this card's preferences lie on disk."""
+def ensure_preferences(card: DatasetCard, pool: RolloutPool, tell: bool = False) -> Path:
+    """Label, and collect, unless this card's preferences lie on disk; `tell` as above."""
     check_card(card)
-    ensure_trajectories(card, pool)
-    if not is_labelled(card):
+    ensure_trajectories(card, pool, tell)
+    there = is_labelled(card)
+    if not there:
         say(
             f"No {card.labelling.scorer} preferences of {card.name} yet: labelling "
             f"{card.segments.count} segments (minutes)."
         )
         label(card, pool)
+    if tell or not there:
+        say(preferences_verdict(card))
     return preference_path(card)
 
 
@@ -75,7 +82,13 @@ def find_preferences(data: str | Path, pool: RolloutPool) -> tuple[str, Preferen
         preferences = load_preferences(data)
         return f"{preferences.info.card}-{Path(data).stem}".lstrip("-"), preferences
     card = load_dataset_card(str(data))
-    return card.name, load_preferences(ensure_preferences(card, pool))
+    preferences = load_preferences(ensure_preferences(card, pool))
+    if card.published.preferences not in ("", preferences.info.arrays_hash):
+        say(
+            f"{card.name}: not the published bytes. Where they differ: "
+            f"cpl-bench label {card.file or card.name}"
+        )
+    return card.name, preferences
 
 
 def task_of(

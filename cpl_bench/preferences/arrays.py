@@ -121,7 +121,8 @@ def preferences_from_arrays(
         info=info,
     )
     verify(preferences, "the arrays")
-    return replace(preferences, info=replace(info, source_hash=arrays_hash(preferences)))
+    own = arrays_hash(preferences)
+    return replace(preferences, info=replace(info, source_hash=own, arrays_hash=own))
 
 
 def preferences_from_pairs(

@@ -1,7 +1,7 @@
 """Preference files: read, vouched for and mapped into memory; written whole or not at all."""
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
@@ -11,7 +11,12 @@ from safetensors.numpy import save_file
 
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import atomic_path
-from cpl_bench.preferences.format import FORMAT_VERSION, PreferenceInfo, Preferences
+from cpl_bench.preferences.format import (
+    FORMAT_VERSION,
+    PreferenceInfo,
+    Preferences,
+    arrays_hash,
+)
 from cpl_bench.preferences.verify import LAYOUT, OPTIONAL, verify
 
 _METADATA_KEY = "cpl_bench"
@@ -33,7 +38,8 @@ def write_preferences(path: Path | str, preferences: Preferences) -> None:
         for name in LAYOUT
         if getattr(preferences, name) is not None
     }
-    metadata = {"format_version": FORMAT_VERSION, **asdict(preferences.info)}
+    info = replace(preferences.info, arrays_hash=arrays_hash(preferences))
+    metadata = {"format_version": FORMAT_VERSION, **asdict(info)}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
 

@@ -27,7 +27,7 @@ from jaxtyping import Float32, Float64, Int64, UInt8
 from cpl_bench.core.pairs import Pairs
 from cpl_bench.core.score import Score
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class PreferenceInfo:
     """Package and simulator versions."""
     command: str = ""
     """The command line that wrote the file."""
+    arrays_hash: str = ""
+    """SHA-256 of the file's arrays, which the writer adds: the name of the data among labs."""
 
     @property
     def title(self) -> str:
@@ -118,12 +120,21 @@ class Preferences:
 def arrays_hash(preferences: Preferences) -> str:
     """SHA-256 over every array, by name: what tells two sets of one's own data apart."""
     digest = hashlib.sha256()
+    for each in hashes_by_array(preferences).values():
+        digest.update(each.encode())
+    return digest.hexdigest()
+
+
+def hashes_by_array(preferences: Preferences) -> dict[str, str]:
+    """SHA-256 of each array that there is, its name, type and shape included."""
+    hashes = {}
     for entry in fields(preferences):
         array = getattr(preferences, entry.name)
         if isinstance(array, np.ndarray):
-            digest.update(f"{entry.name} {array.dtype} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+            digest = hashlib.sha256(f"{entry.name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+            hashes[entry.name] = digest.hexdigest()
+    return hashes
 
 
 def behaviour_score(preferences: Preferences, scoring: Score) -> float | None:

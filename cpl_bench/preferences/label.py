@@ -22,9 +22,9 @@ from cpl_bench.preferences.file import load_preferences, write_preferences
 from cpl_bench.preferences.format import Preferences
 from cpl_bench.preferences.labelling import (
     check_labelling,
+    is_asked_alike,
     planned_info,
     preference_path,
-    scorer_settings,
     seeds_of,
 )
 from cpl_bench.preferences.scorers import find_scorer
@@ -44,15 +44,7 @@ def is_labelled(card: DatasetCard) -> bool:
     except UserError:  # damaged or of another version: to be made again
         return False
     source = read_record(card.minari_id) or {}
-    return (
-        info.source_hash == source.get("content_hash")
-        and info.annotator == card.labelling.annotator
-        and info.scorer == card.labelling.scorer
-        and info.seeds == seeds_of(card)
-        and info.scorer_settings == scorer_settings(card.labelling)
-        and info.annotator_settings == card.labelling.annotator_settings
-        and info.ranked_size == card.segments.ranked_size
-    )
+    return info.source_hash == source.get("content_hash") and is_asked_alike(info, card)
 
 
 def label(card: DatasetCard, pool: RolloutPool) -> Path:
@@ -63,8 +55,24 @@ def label(card: DatasetCard, pool: RolloutPool) -> Path:
             episode.
     """
     check_labelling(card.task, card.segments, card.labelling)
+    cut, preferences = card.segments, labelled(card, read_trajectories(card.minari_id), pool)
+    path, scores = preference_path(card), preferences.scores
+    assert scores is not None, "what a card labels has scores"
+    write_preferences(path, preferences)
+    say(
+        f"Labelled {cut.count} segments of {cut.length} steps by {card.labelling.scorer}, "
+        f"{cut.pairs}, mean score {scores.mean():.1f} → {path}"
+    )
+    return path
+
+
+def labelled(card: DatasetCard, source: TrajectorySet, pool: RolloutPool) -> Preferences:
+    """What a card's labelling makes of some trajectories.
+
+    Raises:
+        UserError: segments longer than every episode, or a scorer that gives something else.
+    """
     task, cut = load_task(card.task), card.segments
-    source = read_trajectories(card.minari_id)
     starts = draw_segments(
         source.episode_ends, cut.length, cut.count, generator("segments", card.seed)
     )
@@ -75,14 +83,7 @@ def label(card: DatasetCard, pool: RolloutPool) -> Path:
             f"The scorer '{card.labelling.scorer}' must give {cut.count} scores, one a segment; "
             f"got shape {np.shape(scores)}."
         )
-    preferences = _assemble(card, source, starts, scores)
-    path = preference_path(card)
-    write_preferences(path, preferences)
-    say(
-        f"Labelled {cut.count} segments of {cut.length} steps by {card.labelling.scorer}, "
-        f"{cut.pairs}, mean score {scores.mean():.1f} → {path}"
-    )
-    return path
+    return _assemble(card, source, starts, scores)
 
 
 def _assemble(

@@ -77,7 +77,10 @@ def with_options(
         annotator_settings=dict(annotator_settings),
     )
     check_labelling(card.task, cut, labelling)
-    return replace(card, segments=cut, labelling=labelling)
+    published = card.published
+    if (cut, labelling) != (before, how):  # the card names the preferences of its own labelling
+        published = replace(published, preferences="", arrays={})
+    return replace(card, segments=cut, labelling=labelling, published=published)
 
 
 def planned_info(card: DatasetCard, source_hash: str = "") -> PreferenceInfo:
@@ -99,6 +102,17 @@ def planned_info(card: DatasetCard, source_hash: str = "") -> PreferenceInfo:
         seeds=seeds_of(card),
         versions=packages | installed(load_task(card.task)),
         command=_command(card),
+    )
+
+
+def is_asked_alike(info: PreferenceInfo, card: DatasetCard) -> bool:
+    """Whether some preferences were asked for as the card asks."""
+    cut, how = card.segments, card.labelling
+    asked = (info.segment_length, info.pairs, info.ranked_size, info.seeds)
+    answered = (info.scorer, info.scorer_settings, info.annotator, info.annotator_settings)
+    return (*asked, *answered) == (
+        *(cut.length, cut.pairs, cut.ranked_size, seeds_of(card)),
+        *(how.scorer, scorer_settings(how), how.annotator, how.annotator_settings),
     )
 
 

@@ -14,6 +14,7 @@ from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import write_atomically
 from cpl_bench.core.score import Score
 from cpl_bench.core.toml import build
+from cpl_bench.core.versions import processor
 from cpl_bench.learning.config import MethodConfig
 from cpl_bench.preferences.format import PreferenceInfo
 
@@ -186,7 +187,8 @@ def machine() -> dict[str, Any]:
     import torch
 
     about = {
-        "processor": platform.machine(),
+        "processor": processor(),
+        "architecture": platform.machine(),
         "system": platform.system(),
         "python": platform.python_version(),
         "torch_threads": torch.get_num_threads(),

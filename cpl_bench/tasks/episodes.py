@@ -9,6 +9,7 @@ import numpy as np
 
 from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.policy import PolicyWeights
+from cpl_bench.tasks.alike import executed
 from cpl_bench.tasks.policies import Plan, planner
 from cpl_bench.tasks.protocol import Task, can_fork
 from cpl_bench.tasks.registry import make_task
@@ -138,7 +139,7 @@ class _Episode:
         rules = self.rules
         if np.any(self.std):
             action = action + self.noise.normal(0.0, self.std, action.shape)
-        drawn = action.astype(np.float32)
+        drawn = executed(action)
         action = np.clip(drawn, -1.0, 1.0)
         self.observation, reward, self.terminated, cut, info = self.task.step(action)
         self.rewards.append(reward)

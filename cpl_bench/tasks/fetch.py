@@ -3,9 +3,10 @@
 The goal is part of the observation, the reward is dense (minus the distance to the goal in metres).
 The achieved goal is the gripper's or the object's position, which the observation holds already.
 
-Deviations from gymnasium-robotics itself: observations are flat and float32, `reset(seed=)` alone
-decides the episode, rendering leaves the physics untouched, and only the two finger joints that the
-observation shows are looked up, which is a fifth faster.
+Deviations from gymnasium-robotics itself: observations are flat and float32, they and the rewards
+are rounded (`cpl_bench.tasks.alike`), `reset(seed=)` alone decides the episode, rendering leaves
+the physics untouched, and only the two finger joints that the observation shows are looked up,
+which is a fifth faster.
 """
 
 # MuJoCo has no type stubs:
@@ -23,6 +24,7 @@ import mujoco
 import numpy as np
 
 from cpl_bench.core.errors import unknown_name
+from cpl_bench.tasks.alike import paid, seen
 
 with contextlib.redirect_stderr(io.StringIO()):  # a notice about other tasks, at every import
     from gymnasium_robotics.envs.fetch.pick_and_place import MujocoFetchPickAndPlaceEnv
@@ -89,7 +91,7 @@ class FetchTask(gymnasium.Env):
         self._steps += 1
         truncated = self._steps >= self.horizon_steps
         success = {"success": bool(info["is_success"])}
-        return self._observation(), float(reward), False, truncated, success
+        return self._observation(), paid(reward), False, truncated, success
 
     def get_state(self) -> np.ndarray:
         """Physics, observation with the goal, gripper pose and step count, (d,) float64."""
@@ -128,7 +130,7 @@ class FetchTask(gymnasium.Env):
         self._simulator.close()
 
     def _observation(self) -> np.ndarray:
-        return self._full_observation.astype(np.float32)
+        return seen(self._full_observation)
 
 
 def _make_simulator(source_id: str, camera: str, render_mode: str | None) -> Any:

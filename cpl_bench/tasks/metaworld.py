@@ -4,10 +4,10 @@ Goals are random without limit and visible, the hand starts at a random place, o
 35 dimensions (the previous frame's hand and gripper are dropped), rewards are divided by 10.
 
 Deviations from Meta-World itself: `reset(seed=)` decides the whole episode, whatever was simulated
-before (Meta-World ignores it); two slow look-ups are replaced by equal, vectorised ones;
-door-open's expert goes over the handle where Meta-World's would shove it (77 % success with random
-hands). What is random in a task is Meta-World's choice: in sweep-into and bin-picking the object's
-place, not the goal's.
+before (Meta-World ignores it); observations and rewards are rounded (`cpl_bench.tasks.alike`); two
+slow look-ups are replaced by equal, vectorised ones; door-open's expert goes over the handle where
+Meta-World's would shove it (77 % success with random hands). What is random in a task is
+Meta-World's choice: in sweep-into and bin-picking the object's place, not the goal's.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -27,6 +27,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.policies import ENV_POLICY_MAP
 
 from cpl_bench.core.errors import unknown_name
+from cpl_bench.tasks.alike import paid, seen
 
 HAND_RANGE = np.array([0.25, 0.15, 0.2])  # metres
 SETTLE_STEPS = 50
@@ -92,7 +93,7 @@ class MetaWorldTask(gymnasium.Env):
         self._steps += 1
         truncated = self._steps >= self.horizon_steps
         success = {"success": bool(info["success"])}
-        return self._observation(), REWARD_SCALE * float(reward), False, truncated, success
+        return self._observation(), paid(REWARD_SCALE * float(reward)), False, truncated, success
 
     def get_state(self) -> np.ndarray:
         """Physics, goal, both frames and the step count, (d,) float64."""
@@ -140,7 +141,7 @@ class MetaWorldTask(gymnasium.Env):
 
     def _observation(self) -> np.ndarray:
         full = self._full_observation
-        return np.concatenate([full[:18], full[22:]]).astype(np.float32)
+        return seen(np.concatenate([full[:18], full[22:]]))
 
     def _reward_memory(self) -> list[float]:
         """What bin-picking's reward keeps from the first step on; 0 until then."""

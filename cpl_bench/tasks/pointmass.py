@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 
 from cpl_bench.core.errors import unknown_name
+from cpl_bench.tasks.alike import paid, seen
 
 SOURCE_IDS = ("PointMass-v0",)
 DRAG = 0.6
@@ -75,7 +76,13 @@ class PointMassTask(gymnasium.Env):
         self._steps += 1
         distance = self._distance()
         truncated = self._steps >= self.horizon_steps
-        return self._observation(), -distance, False, truncated, {"success": distance < RADIUS}
+        return (
+            self._observation(),
+            paid(-distance),
+            False,
+            truncated,
+            {"success": distance < RADIUS},
+        )
 
     def get_state(self) -> np.ndarray:
         """Position, velocity, goal and the step count, (7,) float64."""
@@ -103,7 +110,7 @@ class PointMassTask(gymnasium.Env):
         return image
 
     def _observation(self) -> np.ndarray:
-        return np.concatenate([self._position, self._velocity, self._goal]).astype(np.float32)
+        return seen(np.concatenate([self._position, self._velocity, self._goal]))
 
     def _distance(self) -> float:
         east, north = self._goal - self._position

@@ -8,6 +8,7 @@ import numpy as np
 
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.policy import PolicyWeights
+from cpl_bench.tasks.alike import executed
 from cpl_bench.tasks.protocol import Task, has_expert
 
 Plan = Callable[[Sequence[Task], np.ndarray], np.ndarray]
@@ -19,8 +20,10 @@ def planner(policy: PolicyWeights | None) -> Plan:
     if policy is None:
         return _expert
 
+    arrays = {name: value.astype(np.float64) for name, value in policy.arrays.items()}
+
     def plan(tasks: Sequence[Task], observations: np.ndarray) -> np.ndarray:
-        actions = mlp_action(policy.arrays, observations)  # (b, h a)
+        actions = mlp_action(arrays, observations)  # (b, h a)
         return actions.reshape(len(actions), policy.chunk_length, -1)
 
     return plan
@@ -48,11 +51,11 @@ def of_callable(act: Callable[[np.ndarray], np.ndarray]) -> Plan:
 
 
 def mlp_action(arrays: Mapping[str, np.ndarray], observations: np.ndarray) -> np.ndarray:
-    """The deterministic action, (b, o) → (b, a): ReLU layers, tanh at the end."""
+    """The deterministic action, (b, o) → (b, a) float64: ReLU layers, tanh at the end."""
     layers = sum(name.startswith("w") for name in arrays)
-    x = observations
+    x = np.asarray(observations, np.float64)
     for i in range(layers):
-        x = x @ arrays[f"w{i}"] + arrays[f"b{i}"]
+        x = x @ np.asarray(arrays[f"w{i}"], np.float64) + arrays[f"b{i}"]
         x = np.maximum(x, 0.0) if i < layers - 1 else np.tanh(x)
     return x
 
@@ -62,7 +65,7 @@ def _expert(tasks: Sequence[Task], observations: np.ndarray) -> np.ndarray:
 
 
 def expert_action(task: Task) -> np.ndarray:
-    """What the task's scripted expert does here, (a,).
+    """What the task's scripted expert does here, (a,), as executed.
 
     Raises:
         UserError: it has none.
@@ -73,4 +76,4 @@ def expert_action(task: Task) -> np.ndarray:
             "demonstrate, and regret cannot be measured. Bring trajectories or preferences of your "
             "own, or label with --scorer partial_return."
         )
-    return task.expert_action()
+    return executed(task.expert_action())

@@ -23,6 +23,7 @@ from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.core.progress import progress_bar
+from cpl_bench.tasks.alike import PLAIN_MATHEMATICS
 from cpl_bench.tasks.episodes import EXPERT, EpisodeRules, Trajectory
 
 EPISODES_PER_JOB = 5
@@ -72,7 +73,9 @@ class RolloutPool:
             raise UserError(f"Workers must be at least 1, not {workers}; 0 is one a processor.")
         self.workers = workers or _processors()
         self._quiet = quiet
-        self._environment = {**os.environ, **ONE_THREAD, **(environment or {})}
+        tunables = ":".join(filter(None, [os.environ.get("GLIBC_TUNABLES"), PLAIN_MATHEMATICS]))
+        same = {**ONE_THREAD, "GLIBC_TUNABLES": tunables}
+        self._environment = {**os.environ, **same, **(environment or {})}
         self._running: list[_Worker] = []
 
     def __enter__(self) -> RolloutPool:

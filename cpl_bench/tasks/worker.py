@@ -16,6 +16,7 @@ import numpy as np
 from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.policy import PolicyWeights
+from cpl_bench.tasks.alike import executed
 from cpl_bench.tasks.episodes import kept_task, run_episodes
 from cpl_bench.tasks.policies import expert_action, planner
 from cpl_bench.tasks.protocol import Forkable, can_fork
@@ -65,7 +66,7 @@ def render_episode(
     for step in range(1, card.horizon_steps + 1):
         if not len(actions):
             actions = plan([task], observation[None])[0]  # (h, a)
-        observation, _, terminated, cut, info = task.step(actions[0])
+        observation, _, terminated, cut, info = task.step(executed(actions[0]))
         actions = actions[1:]
         now = bool(info.get("success", False))
         success |= now

@@ -19,17 +19,15 @@ from cpl_bench.core.dataset_cards import DatasetCard
 from cpl_bench.core.folders import data_root
 from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.core.progress import say
-from cpl_bench.core.seeds import episode_seeds
+from cpl_bench.core.seeds import episode_seeds, generator
 from cpl_bench.core.versions import installed
 from cpl_bench.tasks.episodes import EXPERT, EpisodeRules
 from cpl_bench.tasks.pool import RolloutPool
+from cpl_bench.trajectories.cloning import cloned
 from cpl_bench.trajectories.dataset import scores_of
 
-CLONE_VERSION = 2  # raise it when a clone of the same recipe would come out differently
+CLONE_VERSION = 3  # raise it when a clone of the same recipe would come out differently
 FIRST_STOP, STOP_RATIO, STRIDE = 5, 1.15, 5
-BATCH_TRANSITIONS = 512
-LEARNING_RATE = 1e-3
-HIDDEN = (256, 256)
 ENOUGH_ABOVE = 0.05  # training ends at a stop that exceeds the highest level by this
 
 
@@ -75,14 +73,6 @@ def recipe(card: DatasetCard) -> dict[str, Any]:
 
 
 def _train_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
-    import torch
-
-    from cpl_bench.learning.config import Optimiser, PolicyConfig
-    from cpl_bench.learning.interface import Phase, Segments
-    from cpl_bench.learning.loop import fit, stretch
-    from cpl_bench.learning.networks import Policy
-    from cpl_bench.learning.transitions import Steps, TransitionSampler
-
     behaviour = card.behaviour
     demonstrations = pool.episodes(
         task,
@@ -98,23 +88,11 @@ def _train_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
     )
     observations = np.concatenate([each.observations[:-1] for each in demonstrations])
     actions = np.concatenate([each.actions for each in demonstrations])
-    device, seeds = torch.device("cpu"), [card.seed]
     search = _LevelSearch(card, task, pool)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums, and so the data, would depend on the number of processors
-    try:
-        sizes, network = (observations.shape[1], actions.shape[1]), PolicyConfig(HIDDEN, 0.0)
-        policy = Policy(*sizes, network, seeds, device)
-        policy.add_optimiser("clone", Optimiser(LEARNING_RATE))
-        steps = Steps(observations, actions, device)
-        sampler = TransitionSampler(steps, seeds, BATCH_TRANSITIONS)
-        phase = Phase("clone", behaviour.clone_steps, policy.clone, Segments(BATCH_TRANSITIONS))
-        cloning, pauses = [stretch(phase, sampler.draw)], _geometric(behaviour.clone_steps)
-        for pause in fit(cloning, pauses, device, caption="clone"):
-            if search.add(pause.step, policy.weights().members()[0]):
-                break
-    finally:
-        torch.set_num_threads(threads)
+    rng, stops = generator("clone", card.seed), _geometric(behaviour.clone_steps)
+    for step, policy in cloned(observations, actions, rng, stops):
+        if search.add(step, policy):
+            break
     chosen = [search.nearest(level) for level in behaviour.levels]
     return Clone(
         [search.policies[i] for i in chosen],

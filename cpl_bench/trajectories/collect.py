@@ -11,7 +11,7 @@ scripted expert demonstrates, one clone of it is stopped at several levels of me
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from cpl_bench.core.cards import load_task
 from cpl_bench.core.dataset_cards import DatasetCard
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.progress import say
+from cpl_bench.core.published import Published
 from cpl_bench.core.seeds import episode_seeds, generator
 from cpl_bench.core.versions import installed
 from cpl_bench.tasks.episodes import EpisodeRules
@@ -54,7 +55,7 @@ def collect(card: DatasetCard, pool: RolloutPool) -> Path:
         caption=f"collecting {card.name}",
     )
     record = {
-        "card": asdict(card),
+        "card": asdict(replace(card, published=Published())),
         "recipe": recipe(card) | {"episodes": card.episodes},
         "content_hash": content_hash(trajectories),
         "levels": [

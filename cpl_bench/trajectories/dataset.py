@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,17 @@ def scores_of(task: TaskCard, trajectories: Sequence[Trajectory]) -> NDArray[np.
     )
 
 
+def hashes_of_tenths(trajectories: Sequence[Trajectory]) -> list[str]:
+    """The content hash of each tenth of the episodes; some are of none if there are few."""
+    ends = [len(trajectories) * i // 10 for i in range(11)]
+    return [content_hash(trajectories[begin:end]) for begin, end in pairwise(ends)]
+
+
 def content_hash(trajectories: Sequence[Trajectory]) -> str:
-    """SHA-256 over what preferences are made of, observations to endings."""
+    """SHA-256 over what preferences are made of, observations to endings.
+
+    Simulator states are left out: some remember a last bit that no label depends on.
+    """
     digest = hashlib.sha256()
     for each in trajectories:
         for array in (each.observations, each.actions, each.rewards, each.successes):
