@@ -1,8 +1,10 @@
 """An experiment is checked whole, runs as its cells do, and publishes its evidence alone."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tyro
 
@@ -12,13 +14,20 @@ from cpl_bench.core.errors import UserError
 from cpl_bench.experiments.card import Experiment, Method, load_experiment
 from cpl_bench.experiments.cells import Cell, cells, run_cell
 from cpl_bench.experiments.make import task_of
-from cpl_bench.experiments.publish import EVIDENCE, LARGEST_METRICS_BYTES, RUN_EVIDENCE, publish
+from cpl_bench.experiments.publish import (
+    EVIDENCE,
+    LARGEST_METRICS_BYTES,
+    RUN_EVIDENCE,
+    SOMETIMES,
+    publish,
+)
 from cpl_bench.experiments.sweep import check_experiment, run_experiment
 from cpl_bench.learning.methods import configured, find_method
 from cpl_bench.preferences.file import load_preferences
 from cpl_bench.preferences.format import PreferenceInfo
 from cpl_bench.runs.evaluations import append_evaluations
 from cpl_bench.runs.record import RunRecord, read_record, write_record
+from cpl_bench.runs.webp import read_film, write_film
 
 METRICS = "step,phase,seed,metric,value\n"
 DOTS = str(Path(__file__).parent / "dots.toml")
@@ -64,7 +73,7 @@ def experiment(tmp_path):
             append_evaluations(run / name, episode)
         (run / "metrics.csv").write_text(METRICS)
         (run / "state.safetensors").write_bytes(b"large")
-    for name in (*EVIDENCE, "reward.png"):
+    for name in (*EVIDENCE, *SOMETIMES):
         (out / name).write_bytes(name.encode())
     return experiment, out, results
 
@@ -81,7 +90,7 @@ ALWAYS = sorted(["experiment.toml", *EVIDENCE, *OFFLINE, *ONLINE])
 def test_evidence_is_copied_with_the_online_runs_metrics(experiment):
     publish(*experiment)
     _, out, results = experiment
-    extra = ["dots/ppo-p-ppo/metrics.csv", "reward.png"]
+    extra = ["dots/ppo-p-ppo/metrics.csv", "reward.pdf", "reward.png", "rollout.webp"]
     assert published(results) == sorted(ALWAYS + extra)
     for name in published(results):
         if name != "experiment.toml":
@@ -95,14 +104,15 @@ def test_large_metrics_stay_where_they_are(experiment, capsys):
     large = METRICS + line * (LARGEST_METRICS_BYTES // len(line))
     (out / "dots/ppo-p-ppo/metrics.csv").write_text(large)
     publish(*experiment)
-    assert published(results) == sorted([*ALWAYS, "reward.png"]), "nor do older ones stay"
+    assert published(results) == sorted([*ALWAYS, *SOMETIMES]), "nor do older ones stay"
     assert "metrics.csv stays unpublished" in capsys.readouterr().out
 
 
 def test_what_is_gone_is_taken_away(experiment):
     _, out, results = experiment
     publish(*experiment)
-    (out / "reward.png").unlink()
+    for name in SOMETIMES:
+        (out / name).unlink()
     (out / "dots/ppo-p-ppo/metrics.csv").unlink()
     publish(*experiment)
     assert published(results) == ALWAYS
@@ -241,6 +251,41 @@ def test_a_launcher_of_ones_own_runs_the_cells_in_any_order(dots, pool, tmp_path
     assert contents(tmp_path / "backwards") == files
     run_experiment(asked, tmp_path / "plain", pool)
     assert contents(tmp_path / "plain") == files, "nothing is done again"
+
+
+def test_the_best_run_is_filmed_once_and_before_the_report(dots, pool, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(dots[1]))
+    asked = replace(small(Method("SFT", "sft", SHORT), Method("CPL", "cpl", SHORT)), video=True)
+    out, path = tmp_path / "out", tmp_path / "out" / "rollout.webp"
+    result = run_experiment(asked, out, pool)
+    best = max(result.rows, key=lambda row: row.last)
+    made = read_film(path)
+    assert (made.method, made.dataset) == (best.method, "dots")
+    assert made.seed in (0, 1)
+    assert f"One episode of {best.method} on dots, seed {made.seed}: " in result.page.read_text()
+
+    first = path.stat().st_mtime_ns
+    run_experiment(asked, out, pool)
+    assert path.stat().st_mtime_ns == first, "nothing is done again"
+    write_film(replace(made, method="another"), [np.zeros((8, 8, 3), np.uint8)])
+    run_experiment(asked, out, pool)
+    assert read_film(path) == made, "another's film is replaced"
+
+    result = run_experiment(replace(asked, video=False), out, pool)
+    assert not path.exists() and "Film" not in result.page.read_text()
+
+
+def test_there_is_no_film_where_rendering_does_not_work(dots, pool, tmp_path, monkeypatch, capsys):
+    def broken(*_):
+        raise RuntimeError("no display")
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(dots[1]))
+    monkeypatch.setattr("cpl_bench.tasks.pool.RolloutPool.render", broken)
+    asked = replace(small(Method("SFT", "sft", SHORT)), video=True)
+    result = run_experiment(asked, tmp_path / "out", pool)
+    assert "rollout.webp" not in result.page.read_text()
+    assert not (tmp_path / "out" / "rollout.webp").exists()
+    assert "No video: rendering does not work here" in capsys.readouterr().out
 
 
 def contents(folder):

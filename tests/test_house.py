@@ -40,6 +40,7 @@ TORCH_FREE = (
     "preferences.annotators",
     "preferences.scorers",
     "preferences.segments",
+    "report.intervals",
     "report.stats",
 )
 ALGORITHMS_MAY_IMPORT = ("cpl_bench.learning", "cpl_bench.core.errors")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,13 +17,16 @@ from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import atomic_path, write_atomically
 from cpl_bench.core.score import SUCCESS, Score
+from cpl_bench.experiments.run import Run
 from cpl_bench.preferences.format import PreferenceInfo
-from cpl_bench.report import curves
+from cpl_bench.report import curves, figure, reward_history
 from cpl_bench.report.curves import Curve, Panel, draw_curves
-from cpl_bench.report.figure import COLOURS
+from cpl_bench.report.figure import SPARE, STYLES, styles_of
+from cpl_bench.report.films import film_of
+from cpl_bench.report.intervals import success_intervals
 from cpl_bench.report.read import read_run
 from cpl_bench.report.report import report
-from cpl_bench.report.reward_history import LEARNED, TRUE, read_reward_history
+from cpl_bench.report.reward_history import draw_reward_histories, read_reward_history
 from cpl_bench.report.table import panels_of
 from cpl_bench.runs.evaluations import (
     HEADER,
@@ -33,8 +37,9 @@ from cpl_bench.runs.evaluations import (
 )
 from cpl_bench.runs.metrics import METRICS_HEADER
 from cpl_bench.runs.record import RECORD_VERSION
+from cpl_bench.runs.webp import Film, write_film
 
-OUTPUTS = ["README.md", "curves.csv", "curves.png", "table.csv"]
+OUTPUTS = ["README.md", "curves.csv", "curves.pdf", "curves.png", "table.csv"]
 STARTED = 100  # the gradient step at which make_online_run first notes its rewards
 
 
@@ -101,8 +106,13 @@ def make_run(root: Path, name: str, successes, **facts) -> Path:
     return folder
 
 
-def make_online_run(root: Path, name: str, seeds: int = 2, **facts) -> Path:
-    """A run folder whose learned reward rises from 10 to 40 while its true return falls to −50."""
+def make_online_run(
+    root: Path, name: str, seeds: int = 2, successes: Sequence[float] = (), **facts
+) -> Path:
+    """A run folder whose learned reward rises from 10 to 40 while its true return falls to −50.
+
+    Its seeds note the same `successes`, at each of four moments, if any.
+    """
     phases = [["clone", 50], ["reward", 50], ["ppo", 100]]
     facts = {"online_transitions": 106_250, "phases": phases, **facts}
     run = make_run(root, name, [[1, 2, 3]] * seeds, **facts)
@@ -117,6 +127,7 @@ def make_online_run(root: Path, name: str, seeds: int = 2, **facts) -> Path:
             "learned_reward": 10.0 * (moment + 1),
             "true_return": 100.0 - 50.0 * moment,
             "kl_to_reference": 0.25 * moment,
+            **({"rollout_success": successes[moment]} if successes else {}),
         }.items():
             lines += [
                 f"{STARTED + 20 * moment},ppo,{seed},{metric},"
@@ -143,20 +154,25 @@ def read_table(path: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
+def interval_of(successes: list[int], episodes: int = 10) -> list[str]:
+    """The cells of the interval of seeds that succeed so many times."""
+    ends = success_intervals(np.array([successes]), episodes, 0.95)[0]
+    return [f"{end:.4f}" for end in ends]
+
+
 # --- What a report says ---
 
 
 def test_table_by_hand(folders, tmp_path):
     result = report(folders, tmp_path / "out")
     header, cpl, bc, other = read_table(result.table)
-    assert ",".join(header) == "dataset,method,seeds,episodes,peak,last,iqm,ci_low,ci_high"
-    # the run is shorter than a window: peak = mean of all = (10 + 10 + 4 + 4) / 120
-    # last = mean(0.8, 0.6, 0.4, 0.2); iqm = mean(0.6, 0.4)
-    assert cpl[:7] == ["drawer", "CPL (λ=0.75, $a|b$)", "4", "10", "0.2333", "0.5000", "0.5000"]
-    assert float(cpl[7]) == pytest.approx(0.3, abs=0.051)
-    assert float(cpl[8]) == pytest.approx(0.7, abs=0.051)
-    assert bc == ["drawer", "BC", "4", "10", *["0.0000"] * 5], "a method that fails stays"
-    assert other[2:] == ["2", "10", "0.3333", "0.7000", "0.7000", "0.6000", "0.8000"]
+    assert ",".join(header) == "dataset,method,seeds,episodes,peak,last,iqm,ci_low,ci_high,data"
+    # too short for a peak; last = mean(0.8, 0.6, 0.4, 0.2); iqm = mean(0.6, 0.4)
+    assert cpl[:7] == ["drawer", "CPL (λ=0.75, $a|b$)", "4", "10", "", "0.5000", "0.5000"]
+    assert interval_of([8, 6, 4, 2]) == cpl[7:9] and float(cpl[7]) + float(cpl[8]) == 1
+    assert bc[:-2] == ["drawer", "BC", "4", "10", "", *["0.0000"] * 3], "a method that fails stays"
+    assert 0.1 < float(bc[-1]) < 0.2, "forty failures do not prove that none would succeed"
+    assert other[2:] == ["2", "10", "", "0.7000", "0.7000", *interval_of([8, 6]), "0123"]
     assert [row.last for row in result.rows] == pytest.approx([0.5, 0.0, 0.7])
 
 
@@ -172,11 +188,24 @@ def test_peak_follows_the_paper_on_long_runs(tmp_path):
     assert report([run], tmp_path / "out").rows[0].peak == pytest.approx(0.5)
 
 
+def test_peak_needs_checkpoints_to_choose_from(tmp_path):
+    runs = [make_run(tmp_path, f"drawer/{n}", [[3] * n] * 4) for n in (15, 16)]
+    short, enough = report(runs, tmp_path / "out").rows
+    assert np.isnan(short.peak) and enough.peak == pytest.approx(0.3)
+    page = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "| 15 | 4 | 10 | – | 30.0 [" in page and "| 16 | 4 | 10 | 30.0 | 30.0 [" in page
+    assert "fewer than 16 checkpoints has none" in page
+    assert [row[4] for row in read_table(tmp_path / "out" / "table.csv")] == ["peak", "", "0.3000"]
+    page = report(runs[:1], tmp_path / "short").page.read_text("utf-8")
+    assert "peak" not in page.replace("speak", "")
+    assert "has none" not in report(runs[1:], tmp_path / "long").page.read_text("utf-8")
+
+
 def test_final_evaluation_takes_the_place_of_the_last_checkpoint(folders, tmp_path):
     evaluate(folders[2] / "final.csv", [[5], [15]], episodes=20, start=200)
     row = report(folders, tmp_path / "out").rows[2]
-    assert (row.episodes, row.last, row.ci_low, row.ci_high) == (20, 0.5, 0.25, 0.75)
-    assert row.peak == pytest.approx(1 / 3), "the peak still comes from training"
+    assert (row.episodes, row.last) == (20, 0.5)
+    assert [f"{end:.4f}" for end in (row.ci_low, row.ci_high)] == interval_of([5, 15], 20)
 
 
 def test_curves_by_hand(folders, tmp_path):
@@ -184,9 +213,18 @@ def test_curves_by_hand(folders, tmp_path):
     assert lines[0] == ["dataset", "method", "step", "mean", "ci_low", "ci_high"]
     assert len(lines) == 1 + 3 * 3
     assert lines[-2:] == [
-        ["sweep", "CPL (λ=0.75, $a|b$)", "100", "0.3000", "0.2000", "0.4000"],
-        ["sweep", "CPL (λ=0.75, $a|b$)", "200", "0.7000", "0.6000", "0.8000"],
+        ["sweep", "CPL (λ=0.75, $a|b$)", "100", "0.3000", *interval_of([2, 4])],
+        ["sweep", "CPL (λ=0.75, $a|b$)", "200", "0.7000", *interval_of([8, 6])],
     ]
+
+
+def test_the_band_ends_in_the_tables_interval(mixed, tmp_path):
+    result = report(mixed, tmp_path / "out")
+    _, *lines = read_table(result.curves)
+    ends = {(line[0], line[1]): line[3:] for line in lines}  # the last checkpoint's
+    _, *rows = read_table(result.table)
+    for dataset, method, _, _, _, last, _, low, high, _ in rows:
+        assert ends[dataset, method] == [last, low, high]
 
 
 def test_page_shows_table_commands_and_versions(folders, tmp_path):
@@ -194,8 +232,10 @@ def test_page_shows_table_commands_and_versions(folders, tmp_path):
         "utf-8"
     )
     assert "\n# Two tasks\n\nAn introduction.\n\n## drawer\n" in page
-    assert "| BC | 4 | 10 | 0.0 | 0.0 [0.0, 0.0] | 0.0 |" in page
-    assert "| CPL (λ=0.75, $a\\|b$) | 2 | 10 | 33.3 | 70.0 [60.0, 80.0] | 70.0 |" in page
+    assert "| BC | 4 | 10 | 0.0 [0.0, 12.9] | 0.0 |" in page
+    assert "| CPL (λ=0.75, $a\\|b$) | 2 | 10 | 70.0 [39.5, 88.5] | 70.0 |" in page
+    assert page.count("95% Bayesian random-effects interval") == 2, "of tables and curves"
+    assert "interval (beta-binomial), which accounts for seeds and episodes" in page
     assert "succeeds in 40.0 % of its episodes" in page
     assert "](curves.png)" in page and "nothing is smoothed" in page
     assert "cpl-bench train --data sweep cpl  #" in page
@@ -203,12 +243,44 @@ def test_page_shows_table_commands_and_versions(folders, tmp_path):
     assert "Unfinished" not in page
 
 
-@pytest.mark.parametrize(("seeds", "said"), [(1, False), (2, True), (3, True), (4, False)])
-def test_page_warns_of_few_seeds(tmp_path, seeds, said):
+@pytest.mark.parametrize("seeds", [1, 2, 3, 4])
+def test_page_warns_of_few_seeds(tmp_path, seeds):
     run = make_run(tmp_path, "drawer/cpl", [[1, 2]] * seeds)
     page = report([run], tmp_path / "out").page.read_text("utf-8")
-    assert ("nearly the range of the seeds" in page) == said
-    assert ("a single seed is a point" in page) == (seeds == 1)
+    assert ("a single seed accounts for its episodes only" in page) == (seeds == 1)
+    said = "at least 94% of the time while their true rates spread by 15 points or less, and 79%"
+    assert (said in page) == (seeds == 2)
+    assert "interval of a return" not in page
+
+
+def test_page_warns_of_two_seeds_returns(tmp_path):
+    run = make_return_run(tmp_path, "hopper/cpl", [[0, 5], [0, 8]], NORMALISED)
+    page = report([run], tmp_path / "out").page.read_text("utf-8")
+    assert "two seeds the interval of a return covers the truth at least 81% of the time" in page
+    assert "interval (normal), which" in page and "15 points" not in page
+
+
+def test_page_aggregates_over_tasks(tmp_path):
+    runs = [
+        make_run(tmp_path, "drawer/cpl", [[0, 9], [0, 8], [0, 9], [0, 8]], method="CPL|x"),
+        make_run(tmp_path, "drawer/bc", [[0, 5]] * 4),
+        make_run(tmp_path, "sweep/cpl", [[0, 5], [0, 6]], method="CPL|x"),
+        make_run(tmp_path, "sweep/bc", [[0, 5], [0, 5]]),
+        make_run(tmp_path, "sweep/sft", [[0, 9]]),
+        make_return_run(tmp_path, "walker/cpl", [[1, 2]], RAW, method="CPL|x"),
+    ]
+    page = report(runs, tmp_path / "out").page.read_text("utf-8")
+    section = page.split("\n## Over all tasks\n")[1].split("\n## Learning curves\n")[0]
+    header, ruler, cpl, bc = section.strip().splitlines()[:4]
+    assert header.startswith("| method | IQM [95% interval] | mean [95% interval] | P(CPL\\|x is ")
+    assert ruler == "|---|--:|--:|--:|"
+    assert cpl.startswith("| CPL\\|x | 77.5 [") and " | 70.0 [" in cpl and cpl.endswith(" | – |")
+    assert bc.startswith("| BC | 50.0 [") and " | 87.5 [" in bc, "all wins, and three ties of four"
+    assert "stratified two-level bootstrap" in section and "of drawer, sweep, at" in section
+    assert "no common scale: walker." in section and "miss a task: SFT." in section
+    for some in (runs[:2], [runs[0], runs[5]]):
+        alone = report(some, tmp_path / "alone").page.read_text("utf-8")
+        assert "Over all tasks" not in alone
 
 
 def test_page_names_unfinished_runs_and_mixed_versions(tmp_path):
@@ -277,10 +349,13 @@ def test_returns_are_tabled_in_their_units(mixed, tmp_path):
     result = report(mixed, tmp_path / "out")
     _, drawer, hopper, bc, walker = read_table(result.table)
     assert drawer[5] == "0.7000"
-    # (-20, 80) → (0, 1): last = mean(1, 0.75, 0.5, -0.25); iqm = mean(0.75, 0.5); peak = all
-    assert hopper[4:7] == ["0.2500", "0.5000", "0.6250"]
-    assert bc[4:] == ["0.0000"] * 5
-    assert walker[4:] == ["1695.8333", *["4200.0000"] * 4]
+    # (-20, 80) → (0, 1): last = mean(1, 0.75, 0.5, -0.25); iqm = mean(0.75, 0.5)
+    assert hopper[5:7] == ["0.5000", "0.6250"]
+    assert bc[5:7] == ["0.0000", "0.0000"]
+    low, high = (float(end) for end in bc[7:9])
+    assert -0.01 < low < -0.001 and high == -low, "returns of -20 ± 1"
+    # a single seed: Student's t of ten returns of 4200 ± 1
+    assert walker[5:] == ["4200.0000", "4200.0000", "4199.2459", "4200.7541", "0123"]
     assert result.scorings == {
         "drawer": SUCCESS,
         "hopper": Score("normalised return", -20, 80),
@@ -288,7 +363,7 @@ def test_returns_are_tabled_in_their_units(mixed, tmp_path):
     }
     lines = read_table(result.curves)
     assert ["hopper", "CPL", "100", "0.2500"] in [line[:4] for line in lines]
-    assert ["walker", "CPL", "100", *["900.0000"] * 3] in lines
+    assert ["walker", "CPL", "100", "900.0000", "899.2459", "900.7541"] in lines
 
 
 def test_page_tells_what_returns_are_compared_with(mixed, tmp_path):
@@ -301,12 +376,12 @@ def test_page_tells_what_returns_are_compared_with(mixed, tmp_path):
         "the data achieves 12.5 %. For orientation, from hopper's card: random return -20, expert "
         "return 80, paper CPL return 55.5."
     ) in hopper
-    assert "| CPL | 4 | 10 | 25.0 | 50.0 [" in hopper and "| 62.5 |" in hopper
+    assert "| CPL | 4 | 10 | 50.0 [" in hopper and "| 62.5 |" in hopper
     assert (
         "Mean return. The policy behind the data achieves 1,234.6. For orientation, from hopper's "
         "card: paper CPL return 3100."
     ) in walker
-    assert "| CPL | 1 | 10 | 1,695.8 | 4,200.0 [4,200.0, 4,200.0] | 4,200.0 |" in walker
+    assert "| CPL | 1 | 10 | 4,200.0 [4,199.2, 4,200.8] | 4,200.0 |" in walker
     assert "%" not in walker.split("Mean return")[1].replace("95%", "")
 
 
@@ -317,28 +392,34 @@ def test_success_rates_of_the_card_stand_on_the_page(tmp_path):
     assert "For orientation, from drawer-open's card: paper CPL 83.6 %." in page
 
 
-def test_returns_are_drawn_in_their_units(mixed, tmp_path, monkeypatch):
+def figures_of(monkeypatch, module) -> list:
+    """The figures that a module draws from now on."""
     from matplotlib.figure import Figure
 
     drawn: list[Figure] = []
 
-    def picture(width, height, draw, dpi=150):
+    def picture(width, height, draw):
         draw(figure := Figure((width, height)))
         drawn.append(figure)
-        return b""
 
+    monkeypatch.setattr(module, "picture", picture)
+    return drawn
+
+
+def test_returns_are_drawn_in_their_units(mixed, tmp_path, monkeypatch):
     runs = [read_run(folder) for folder in mixed]
     panels = panels_of(runs)
     assert [panel.scoring.name for panel in panels] == ["success", "normalised return", "return"]
     with monkeypatch.context() as patch:
-        patch.setattr(curves, "picture", picture)
+        drawn = figures_of(patch, curves)
         draw_curves(panels, ["CPL", "BC"])
         draw_curves(panels[:1] * 2, ["CPL"])
     axes = drawn[0].axes
     labels = ["success (%)", "normalised return (%)", "return"]
     assert [each.get_ylabel() for each in axes] == labels
     last = [
-        [line.get_ydata()[-1] for line in each.lines if line.get_marker() in "os"] for each in axes
+        [line.get_ydata()[-1] for line in each.lines if line.get_label() in ("CPL", "BC")]
+        for each in axes
     ]
     assert last == [[pytest.approx(70)], [pytest.approx(50), 0], [4200]]
     assert [each.lines[0].get_ydata()[0] for each in axes] == [40, 12.5, 1234.56]  # behaviour
@@ -400,24 +481,125 @@ def test_phase_boundary_is_drawn_where_the_runs_agree(tmp_path):
     assert panels_of([runs["bc"]])[0].boundary is None
 
 
-def test_a_method_has_one_colour_in_every_panel():
+def shows(part: np.ndarray, colour: str) -> bool:
+    """Whether pixels (h, w, 3) of 0 to 255 have more than a few of a colour."""
+    return bool((part == list(bytes.fromhex(colour[1:]))).all(axis=-1).sum() > 100)
+
+
+def pixels_of(png: bytes) -> np.ndarray:
     from matplotlib.image import imread
 
+    return np.rint(255 * imread(io.BytesIO(png))[..., :3]).astype(int)
+
+
+def straight(*methods: str) -> tuple[Curve, ...]:
+    """Curves of two checkpoints."""
     steps, rates = np.array([0, 100]), np.array([0.2, 0.9])
-    a, b = (Curve(name, steps, rates, rates, rates) for name in "ab")
-    png = draw_curves([Panel("one", (a,), None, None), Panel("two", (b,), 0.5, 50)], ["a", "b"])
-    pixels = np.rint(255 * imread(io.BytesIO(png))[..., :3]).astype(int)
+    return tuple(Curve(method, steps, rates, rates, rates) for method in methods)
+
+
+def test_a_method_has_one_colour_in_every_panel():
+    panels = [Panel("one", straight("SFT"), None, None), Panel("two", straight("CPL"), 0.5, 50)]
+    pixels = pixels_of(draw_curves(panels, ["CPL", "SFT"]).png)
     height, width, _ = pixels.shape
     assert 700 < width < 2000
     plots = pixels[: int(0.8 * height)]  # without the legend
-
-    def shows(part: np.ndarray, colour: str) -> bool:
-        return bool((part == list(bytes.fromhex(colour[1:]))).all(axis=-1).sum() > 100)
-
     left, right = plots[:, : width // 2], plots[:, width // 2 :]
-    assert shows(left, COLOURS[0]) and not shows(left, COLOURS[1])
-    assert shows(right, COLOURS[1]) and not shows(right, COLOURS[0])
-    assert len(set(COLOURS)) == len(COLOURS)
+    assert shows(right, STYLES["CPL"].colour) and not shows(left, STYLES["CPL"].colour)
+    assert shows(left, STYLES["SFT"].colour)
+
+
+def test_a_known_method_looks_the_same_in_any_company():
+    everyone = ["SFT", "10%BC", "IQL (true reward)", "CPL(λ)", "P-IQL", "P-PPO", "CPL"]
+    styles = styles_of(everyone)
+    for method in everyone:
+        assert styles_of([method, "Mine"])[method] == styles[method]
+        assert styles_of(["Mine", method])[method] == styles[method]
+    assert styles["10%BC"] == styles_of(["5%BC"])["5%BC"] == STYLES["%BC"]
+    assert styles["CPL(λ)"] == styles_of(["CPL(λ=0.5)"])["CPL(λ=0.5)"] == STYLES["CPL(λ)"]
+
+
+def test_variants_and_strangers_get_what_is_left():
+    methods = ["CPL(λ=0.25)", "Mine", "P-PPO, four times the budget", "CPL(λ)", "P-PPO"]
+    styles = styles_of(methods)
+    assert list(styles) != methods and set(styles) == set(methods)
+    assert [styles[method] for method in methods[:3]] == list(SPARE[:3]), "in order"
+    assert [styles[method] for method in methods[3:]] == [STYLES["CPL(λ)"], STYLES["P-PPO"]]
+    crowd = styles_of([f"Method {i}" for i in range(4 * len(SPARE))])
+    looks = {(style.colour, style.dash) for style in crowd.values()}
+    assert len(looks) == len(crowd)
+
+
+def test_methods_are_told_apart_in_grey_print_and_ours_stands_out():
+    looks = [*STYLES.values(), *SPARE]
+    assert len({style.marker for style in looks}) == len({style.colour for style in looks})
+    assert len({style.marker for style in looks}) == len(looks)
+    ours, *others = sorted(looks, key=lambda style: -style.width)
+    assert ours == STYLES["CPL(λ)"] and ours.width > others[0].width
+    for one, other in (("P-IQL", "IQL (true reward)"), ("P-PPO", "PPO (true reward)")):
+        assert STYLES[one].dash == "-" != STYLES[other].dash, "a dashed line saw the true reward"
+
+
+@pytest.mark.parametrize(
+    ("count", "shape"), [(4, (1, 1)), (5, (2, 3)), (6, (2, 3)), (7, (2, 4)), (9, (3, 3))]
+)
+def test_more_than_four_methods_have_panels_of_their_own(monkeypatch, count, shape):
+    methods = [f"M{i}" for i in range(count)]
+    drawn = figures_of(monkeypatch, curves)
+    draw_curves([Panel("one", straight(*methods), 0.5, 50)], methods)
+    panels = [axes for axes in drawn[0].axes if axes.axison]
+    assert len(panels) == (1 if count <= 4 else count)
+    if count <= 4:
+        return
+    rows, columns = shape
+    places = [axes.get_subplotspec() for axes in panels]
+    assert len({place.colspan.start for place in places}) == columns
+    assert len({place.rowspan.start for place in places}) == rows
+    assert [axes.get_legend().get_texts()[0].get_text() for axes in panels] == methods
+    styles = styles_of(methods)
+    for axes, method in zip(panels, methods, strict=True):
+        lines = [line for line in axes.lines if line.get_label() != "first phase ends"]
+        colours = [line.get_color() for line in lines]
+        assert colours.count(curves.OTHERS) == count - 1, "all the others behind it"
+        assert colours.count(styles[method].colour) == 1
+        assert len(axes.collections) == 1, "one band"
+        assert axes.get_xlim() == panels[0].get_xlim() and axes.get_ylim() == (-3, 103)
+    (heading,) = (axes for axes in drawn[0].axes if not axes.axison)
+    assert heading.get_title(loc="left") == "one"
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == list(curves.GREY)
+
+
+def test_a_dataset_of_few_methods_beside_a_crowded_one():
+    panels = [
+        Panel("one", straight("SFT", "CPL", "CPL(λ)", "P-PPO", "P-IQL"), None, None),
+        Panel("walker", straight("SFT"), 900.0, None, Score("return")),
+    ]
+    methods = ["SFT", "CPL", "CPL(λ)", "P-PPO", "P-IQL"]
+    png = draw_curves(panels, methods).png
+    assert draw_curves(panels, methods).png == png
+    assert all(shows(pixels_of(png), STYLES[method].colour) for method in methods)
+
+
+def test_long_names_stay_within_the_figure():
+    long = "A method whose name is a good deal longer than a panel of it is wide"
+    for count in (2, 4, 5, 7):
+        methods = [f"{long}, {i}" for i in range(count)]
+        png = draw_curves([Panel("one", straight(*methods), 0.5, 50)], methods).png
+        pixels = pixels_of(png)
+        assert (pixels[:, -5:] == 255).all() and (pixels[:, :5] == 255).all()
+        assert (pixels != 255).any(axis=(1, 2)).mean() > 0.6, "the panels keep their room"
+
+
+def test_a_large_figure_is_drawn_more_coarsely(monkeypatch):
+    panels = [Panel("one", straight("SFT"), 0.5, 50)]
+    fine = draw_curves(panels, ["SFT"])
+    assert len(fine.png) <= figure.LARGEST_PNG_BYTES < 500_000
+    monkeypatch.setattr(figure, "LARGEST_PNG_BYTES", len(fine.png) - 1)
+    coarse = draw_curves(panels, ["SFT"])
+    widths = [pixels_of(each.png).shape[1] for each in (fine, coarse)]
+    assert widths[0] / widths[1] == pytest.approx(150 / 110, abs=0.01)
+    assert len(coarse.png) < len(fine.png) and coarse.pdf == fine.pdf
 
 
 def test_picture_carries_no_date_and_no_version(folders, tmp_path):
@@ -428,6 +610,18 @@ def test_picture_carries_no_date_and_no_version(folders, tmp_path):
         at += 12 + int.from_bytes(png[at : at + 4], "big")
     assert kinds[0] == b"IHDR" and kinds[-1] == b"IEND"
     assert not {b"tEXt", b"iTXt", b"zTXt", b"tIME"} & set(kinds)
+    pdf = (tmp_path / "out" / "curves.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF") and b"DejaVuSans" in pdf, "its text is text"
+    assert not any(word in pdf for word in (b"Date", b"Producer", b"Creator", b"atplotlib"))
+
+
+def test_a_run_draws_itself_as_its_files_name_says(folders, tmp_path):
+    run = Run(folders[0])
+    assert run.plot() == folders[0] / "curve.png"
+    assert run.plot().read_bytes().startswith(b"\x89PNG")
+    assert run.plot(tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+    with pytest.raises(UserError, match=r"is a \.png or a \.pdf: .*a\.svg is called like neither"):
+        run.plot(tmp_path / "a.svg")
 
 
 def test_same_runs_same_bytes_whatever_the_surroundings(folders, tmp_path):
@@ -466,15 +660,15 @@ def test_online_steps_are_in_the_page_and_not_in_the_table_file(folders, tmp_pat
     plain = report(folders, tmp_path / "plain")
     mixed = report([*folders, online], tmp_path / "mixed")
     page = mixed.page.read_text("utf-8")
-    assert "| method | seeds | episodes | online steps | peak |" in page
-    assert "| PPO | 2 | 10 | 106,250 | 20.0 | 30.0 [30.0, 30.0] | 30.0 |" in page
-    assert "| BC | 4 | 10 | – | 0.0 |" in page, "every table of the page has the column"
+    assert "| method | seeds | episodes | online steps | last [" in page
+    assert "| PPO | 2 | 10 | 106,250 | 30.0 [11.9, 59.5] | 30.0 |" in page
+    assert "| BC | 4 | 10 | – | 0.0 [" in page, "every table of the page has the column"
     assert "not a like-for-like comparison" in page
     ruler = next(line for line in page.splitlines() if line.startswith("|---"))
-    assert ruler == "|---|--:|--:|--:|--:|--:|--:|"
+    assert ruler == "|---|--:|--:|--:|--:|--:|"
     assert "online" not in plain.page.read_text("utf-8")
     assert mixed.table.read_text() == (
-        plain.table.read_text() + "sweep,PPO,2,10,0.2000,0.3000,0.3000,0.3000,0.3000\n"
+        plain.table.read_text() + "sweep,PPO,2,10,,0.3000,0.3000,0.1193,0.5948,0123\n"
     )
 
 
@@ -508,7 +702,8 @@ def test_reward_figure_and_its_caption_come_and_go_with_the_runs(folders, tmp_pa
     page = result.page.read_text("utf-8")
     assert page.index("](curves.png)") < page.index("](reward.png)") < page.index("How to read it")
     assert "over-optimisation" in page
-    assert sorted(path.name for path in out.iterdir()) == sorted([*OUTPUTS, "reward.png"])
+    figures = ["reward.pdf", "reward.png"]
+    assert sorted(path.name for path in out.iterdir()) == sorted([*OUTPUTS, *figures])
     again = report(folders, out)
     assert again.reward is None
     assert "reward.png" not in again.page.read_text("utf-8")
@@ -517,35 +712,125 @@ def test_reward_figure_and_its_caption_come_and_go_with_the_runs(folders, tmp_pa
 
 def test_somebody_elses_reward_figure_is_left_alone(folders, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "reward.png").write_bytes(b"mine")
+    for name in ("reward.png", "reward.pdf"):
+        (tmp_path / "out" / name).write_bytes(b"mine")
     report(folders, tmp_path / "out")
-    assert (tmp_path / "out" / "reward.png").read_bytes() == b"mine"
+    for name in ("reward.png", "reward.pdf"):
+        assert (tmp_path / "out" / name).read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize(("runs", "seeds"), [(1, 1), (2, 3), (5, 2)])
-def test_reward_figure_is_the_same_bytes_and_shows_both_colours(tmp_path, runs, seeds):
-    from matplotlib.image import imread
+@pytest.mark.parametrize(("runs", "seeds"), [(1, 1), (2, 3), (3, 2)])
+def test_reward_figure_is_the_same_bytes_and_shows_the_methods(tmp_path, runs, seeds):
+    methods = ["P-PPO", *(f"P-PPO, {i}" for i in range(1, runs))]
+    folders = [
+        make_online_run(tmp_path, f"sweep/ppo-{i}", seeds, method=method)
+        for i, method in enumerate(methods)
+    ]
+    result = report(folders, tmp_path / "one")
+    png, pdf = result.reward.read_bytes(), result.reward.with_suffix(".pdf").read_bytes()
+    again = report(folders, tmp_path / "two").reward
+    assert (png, pdf) == (again.read_bytes(), again.with_suffix(".pdf").read_bytes())
+    assert b"tEXt" not in png and b"tIME" not in png and b"Date" not in pdf
+    pixels, styles = pixels_of(png), styles_of(methods)
+    assert all(shows(pixels, styles[method].colour) for method in methods)
 
-    folders = [make_online_run(tmp_path, f"sweep/ppo-{i}", seeds) for i in range(runs)]
-    png = report(folders, tmp_path / "one").reward.read_bytes()
-    assert png == report(folders, tmp_path / "two").reward.read_bytes()
-    assert b"tEXt" not in png and b"tIME" not in png
-    pixels = np.rint(255 * imread(io.BytesIO(png))[..., :3]).astype(int)
-    for colour in (LEARNED, TRUE):
-        assert (pixels == list(bytes.fromhex(colour[1:]))).all(axis=-1).sum() > 200
+
+def test_rewards_returns_successes_and_divergence_stand_side_by_side(tmp_path, monkeypatch):
+    run = read_run(make_online_run(tmp_path, "sweep/ppo", successes=[0.25, 0.5, 0.5, 0.75]))
+    history = read_reward_history(run)
+    assert history.success.tolist() == [[0.25, 0.5, 0.5, 0.75]] * 2
+    drawn = figures_of(monkeypatch, reward_history)
+    draw_reward_histories([history, history], ["PPO"])
+    axes = [each for each in drawn[0].axes if each.axison]
+    names = ["learned reward", "true return", "success (%)", "KL (nats)"]
+    assert [each.get_title(loc="left") for each in axes] == 2 * names
+    assert len({each.get_subplotspec().rowspan.start for each in axes}) == 2
+    mean = [each.lines[-1].get_ydata().tolist() for each in axes[:4]]
+    assert mean == [
+        [10.5, 20.5, 30.5, 40.5],
+        [100.5, 50.5, 0.5, -49.5],
+        [25, 50, 50, 75],
+        [0, 0.25, 0.5, 0.75],
+    ]
+    assert all(len(each.lines) == 3 for each in axes), "two seeds and their mean"
+    assert all(each.lines[0].get_xdata().tolist()[0] == 4250 for each in axes)
+    assert axes[2].get_ylim() == (-3, 103)
+    heads = [each.get_title(loc="left") for each in drawn[0].axes if not each.axison]
+    assert heads == ["PPO, sweep"] * 2
+    assert len({each.bbox.bounds for each in axes}) == 8, "none has a twin with another scale"
+
+
+def test_success_is_left_out_where_a_run_lacks_it(tmp_path, monkeypatch):
+    noted = make_online_run(tmp_path, "sweep/ppo", successes=[0.25, 0.5, 0.5, 0.75])
+    older = make_online_run(tmp_path, "sweep/older")
+    histories = [read_reward_history(read_run(run)) for run in (noted, older)]
+    assert histories[0].success is not None and histories[1].success is None
+    drawn = figures_of(monkeypatch, reward_history)
+    draw_reward_histories(histories, ["PPO", "OLDER"])
+    names = ["learned reward", "true return", "KL (nats)"]
+    axes = [each for each in drawn[0].axes if each.axison]
+    assert [each.get_title(loc="left") for each in axes] == 2 * names
+
+
+def test_success_is_left_out_where_returns_count(tmp_path):
+    run = make_online_run(tmp_path, "hopper/ppo", successes=[0.0] * 4)
+    spoil_fact(task=asdict(NORMALISED))(run)
+    assert read_reward_history(read_run(run)).success is None
 
 
 @pytest.mark.parametrize("runs", [1, 2, 3, 4])
 def test_a_long_name_stays_within_its_reward_figure(tmp_path, runs):
-    from matplotlib.image import imread
-
-    long = "P-PPO with a name that is much longer than a panel is wide"
+    long = "P-PPO with a name that is much longer than a panel is wide, and goes on and on and on"
     folders = [
         make_online_run(tmp_path, f"sweep/ppo-{i}", method=f"{long}, {i}") for i in range(runs)
     ]
-    png = report(folders, tmp_path / "out").reward.read_bytes()
-    pixels = imread(io.BytesIO(png))[..., :3]
-    assert (pixels[:, -5:] == 1).all(), "nothing is cut off at the right edge"
+    pixels = pixels_of(report(folders, tmp_path / "out").reward.read_bytes())
+    assert (pixels[:, -5:] == 255).all(), "nothing is cut off at the right edge"
+
+
+# --- The film ---
+
+
+def filmed(path: Path, **facts) -> Film:
+    """A film of two frames."""
+    film = Film(
+        path, **{"method": "BC", "dataset": "drawer", "seed": 3, "succeeded": True, **facts}
+    )
+    write_film(film, [np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 200, np.uint8)])
+    return film
+
+
+@pytest.mark.parametrize(
+    ("succeeded", "said"),
+    [
+        (True, "the first success among five test episodes."),
+        (False, "the last of five test episodes, none of which succeeded."),
+    ],
+)
+def test_a_film_of_a_run_is_on_the_page(folders, tmp_path, succeeded, said):
+    out = tmp_path / "out"
+    film = filmed(out / "rollout.webp", succeeded=succeeded)
+    result = report(folders, out)
+    page = result.page.read_text("utf-8")
+    assert "\n\n## Film\n\n![One episode of BC on drawer](rollout.webp)\n\n" in page
+    assert f"One episode of BC on drawer, seed 3: {said}" in page
+    assert film_of([read_run(folder) for folder in folders], out) == film
+    assert report(folders, out) == result and result.page.read_text("utf-8") == page
+
+
+@pytest.mark.parametrize(
+    "facts", [{"method": "SFT"}, {"dataset": "sweep"}, {"seed": 4}, None], ids=str
+)
+def test_a_film_of_something_else_is_not_on_the_page(folders, tmp_path, facts):
+    (tmp_path / "out").mkdir()
+    path = tmp_path / "out" / "rollout.webp"
+    _ = filmed(path, **facts) if facts else path.write_bytes(b"somebody else's")
+    before = path.read_bytes()
+    assert "rollout.webp" not in report(folders, tmp_path / "out").page.read_text("utf-8")
+    assert path.read_bytes() == before
+
+
+# --- Notes of a training ---
 
 
 def test_numbers_that_are_not_finite_are_gaps(tmp_path):

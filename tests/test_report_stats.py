@@ -95,77 +95,76 @@ def test_agrees_with_rliable():
         assert stats.probability_of_improvement(x, y) == pytest.approx(better, abs=1e-6)
 
 
-def test_intervals_agree_with_rliable_up_to_chance():
+def test_interquartile_means_go_along_the_last_axis():
+    scores = rng(4).random((3, 2, 9))
+    expected = [[stats.iqm(row[None]) for row in matrix] for matrix in scores]
+    np.testing.assert_allclose(stats.interquartile_means(scores), expected, atol=1e-15)
+
+
+def test_share_of_wins_is_the_probability_of_improvement_of_each_task():
+    x, y = rng(1).integers(0, 4, size=(7, 5)), rng(2).integers(0, 4, size=(7, 3))
+    expected = [
+        stats.probability_of_improvement(a[:, None], b[:, None]) for a, b in zip(x, y, strict=True)
+    ]
+    np.testing.assert_allclose(stats.share_of_wins(x, y), expected, atol=1e-15)
+
+
+# --- The bootstrap ---
+
+
+def draw(tasks, resamples: int = 2000, seed: int = 0) -> list[np.ndarray]:
+    return stats.two_level_bootstrap(
+        [np.asarray(task, float) for task in tasks], resamples, rng(seed)
+    )
+
+
+def test_bootstrap_of_runs_whose_episodes_agree_is_rliables():
     library = pytest.importorskip("rliable.library", exc_type=ImportError)
     scores = rng(3).random((8, 4))
     _, theirs = library.get_interval_estimates(
         {"x": scores}, lambda x: np.array([stats.iqm(x)]), reps=4000
     )
-    ours = stats.stratified_bootstrap(scores, stats.iqm, 4000, 0.95, rng())
+    drawn = draw([np.repeat(task[:, None], 3, axis=1) for task in scores.T], 4000)
+    iqms = stats.interquartile_means(np.concatenate(drawn, axis=1))
+    ours = stats.percentile_interval(iqms, 0.95)
     assert ours == pytest.approx(theirs["x"][:, 0], abs=0.01)
 
 
-# --- Intervals ---
-
-
-def test_bootstrap_matches_all_possible_resamples():
-    scores = np.array([[0.1], [0.4], [0.9], [0.5]])
-    means = [np.mean(draw) for draw in itertools.product(scores[:, 0], repeat=4)]
+def test_bootstrap_matches_all_possible_resamples_of_runs():
+    scores = np.array([0.1, 0.4, 0.9, 0.5])
+    means = [np.mean(drawn) for drawn in itertools.product(scores, repeat=4)]
+    (drawn,) = draw([scores[:, None]], 20_000)
     for confidence in (0.5, 0.8, 0.95):
         exact = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-        interval = stats.stratified_bootstrap(scores, stats.mean, 20_000, confidence, rng())
+        interval = stats.percentile_interval(drawn.mean(axis=1), confidence)
         assert interval == pytest.approx(exact, abs=0.026), "one step of the means is 0.025"
 
 
-def test_bootstrap_keeps_each_task_to_its_own_runs():
-    scores = np.tile([0.0, 1.0], (5, 1))  # tasks differ, the runs of a task do not
-    assert stats.stratified_bootstrap(scores, stats.mean, 200, 0.95, rng()) == (0.5, 0.5)
+def test_bootstrap_draws_episodes_within_a_run():
+    (drawn,) = draw([[[0, 0, 1, 1], [5, 5, 5, 5]]], 5000)
+    own = drawn[drawn < 2]  # of the first run: binomial of four
+    assert set(np.unique(own)) == {0, 0.25, 0.5, 0.75, 1}
+    assert (own == 0.5).mean() == pytest.approx(6 / 16, abs=0.02)
+    assert (drawn == 5).mean() == pytest.approx(0.5, abs=0.02), "of the second: always the same"
 
 
-def test_bootstrap_draws_each_task_independently():
-    first = np.linspace(0, 1, 5)
-    scores = np.stack([first, 1 - first], axis=1)  # any whole row has the mean 0.5
-    low, high = stats.stratified_bootstrap(scores, stats.mean, 500, 0.95, rng())
-    assert low < 0.45 and high > 0.55
+def test_bootstrap_keeps_each_task_to_its_own_runs_and_draws_them_apart():
+    drawn = draw([[[0.0], [1.0]], [[0.0], [1.0], [1.0]], [[7.0]] * 4])
+    assert [task.shape for task in drawn] == [(2000, 2), (2000, 3), (2000, 4)]
+    assert (drawn[2] == 7).all()
+    assert abs(np.corrcoef(drawn[0].mean(axis=1), drawn[1].mean(axis=1))[0, 1]) < 0.1
 
 
-def test_bootstrap_interval_covers_the_truth():
-    covered = 0
-    for trial in range(200):
-        scores = rng(trial).normal(0.5, 0.1, size=(20, 1))
-        low, high = stats.stratified_bootstrap(scores, stats.mean, 300, 0.9, rng(trial))
-        covered += low <= 0.5 <= high
-    assert 0.8 <= covered / 200 <= 0.96
-
-
-def test_same_generator_same_interval():
-    scores = rng(5).random((5, 3))
-    intervals = [stats.stratified_bootstrap(scores, stats.iqm, 50, 0.9, rng(s)) for s in (1, 1, 2)]
-    assert intervals[0] == intervals[1] != intervals[2]
-    bands = [stats.bootstrap_band(scores, 50, 0.9, rng(s)) for s in (1, 1, 2)]
-    np.testing.assert_array_equal(bands[0], bands[1])
-    assert not np.array_equal(bands[0], bands[2])
-
-
-def test_band_is_the_interval_at_every_step():
-    curves = rng(6).random((6, 4))
-    low, high = stats.bootstrap_band(curves, 20_000, 0.9, rng())
-    assert low.shape == high.shape == (4,)
-    for step in range(4):
-        column = curves[:, step, None]
-        interval = stats.stratified_bootstrap(column, stats.mean, 8000, 0.9, rng(7))
-        assert (low[step], high[step]) == pytest.approx(interval, abs=0.015)
-
-
-def test_two_runs_span_the_interval():
-    low, high = stats.bootstrap_band([[0.0, 0.8], [1.0, 0.2]], 1000, 0.95, rng())
-    np.testing.assert_allclose([low, high], [[0.0, 0.2], [1.0, 0.8]], atol=1e-15)
+def test_same_generator_same_draws():
+    a, b, c = (draw([rng(5).random((4, 6))], 50, seed)[0] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a, c)
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, 95])
 def test_confidence_is_a_fraction(confidence):
     with pytest.raises(ValueError, match="between 0 and 1"):
-        stats.stratified_bootstrap([[1.0]], stats.mean, 10, confidence, rng())
+        stats.percentile_interval([1.0], confidence)
 
 
 @pytest.mark.parametrize("scores", [[], [0.5, 0.6], np.zeros((2, 2, 2))])

@@ -13,8 +13,8 @@ from cpl_bench.core.errors import UserError
 from cpl_bench.core.folders import card_folder
 from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.runs.evaluate import evaluate_policy
-from cpl_bench.tasks.episodes import EXPERT, EpisodeRules, run_episodes
 from cpl_bench.tasks.alike import executed
+from cpl_bench.tasks.episodes import EXPERT, EpisodeRules, run_episodes
 from cpl_bench.tasks.policies import mlp_action
 from cpl_bench.tasks.pool import RolloutPool
 from cpl_bench.tasks.protocol import can_fork, has_expert

@@ -10,14 +10,13 @@ from cpl_bench.core.progress import say
 from cpl_bench.experiments.card import Experiment
 from cpl_bench.experiments.cells import cells
 from cpl_bench.runs.record import read_record
+from cpl_bench.runs.webp import FILM
 
-EVIDENCE = ("table.csv", "curves.csv", "curves.png", "README.md")
-
-
+EVIDENCE = ("table.csv", "curves.csv", "curves.png", "curves.pdf", "README.md")
+SOMETIMES = ("reward.png", "reward.pdf", FILM)
+"""What not every report has."""
 RUN_EVIDENCE = ("run.json", "evaluations.csv", "final.csv")
-REWARD_FIGURE, METRICS = "reward.png", "metrics.csv"
-
-
+METRICS = "metrics.csv"
 LARGEST_METRICS_BYTES = 200_000
 """A larger file of metrics is not published with its run."""
 
@@ -31,7 +30,8 @@ def publish(experiment: Experiment, out: Path, results: Path) -> None:
         raise UserError(f"{results} is no experiment: it has no experiment.toml.")
     for name in EVIDENCE:
         write_atomically(results / name, (out / name).read_bytes())
-    _copy(REWARD_FIGURE, out, results, (out / REWARD_FIGURE).exists())
+    for name in SOMETIMES:
+        _copy(name, out, results, (out / name).exists())
     for run in (cell.folder for cell in cells(experiment)):
         for name in RUN_EVIDENCE:
             write_atomically(results / run / name, (out / run / name).read_bytes())

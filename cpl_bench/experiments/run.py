@@ -15,10 +15,11 @@ from cpl_bench.report.read import read_run
 from cpl_bench.report.table import TableRow, panels_of, summarise
 from cpl_bench.runs.folder import RunFolder
 from cpl_bench.runs.record import RunRecord
+from cpl_bench.tasks.alike import executed
 from cpl_bench.tasks.policies import mlp_action
 
 Policy = Callable[[np.ndarray], np.ndarray]
-"""Observations (b, o) → actions (b, a)."""
+"""Observations (b, o) → actions (b, a), float32, as workers execute them."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Run:
         own = weights.members()[0 if seed is None else seeds.index(seed)]
 
         def act(observations: np.ndarray) -> np.ndarray:
-            actions = mlp_action(own.arrays, np.asarray(observations, np.float32))
+            looks = np.asarray(observations, np.float32)
+            actions = executed(mlp_action(own.arrays, looks))
             if own.chunk_length == 1:
                 return actions
             return actions.reshape(*actions.shape[:-1], own.chunk_length, -1)
@@ -68,8 +70,15 @@ class Run:
         return summarise(read_run(self.path))
 
     def plot(self, path: str | Path | None = None) -> Path:
-        """Draw the learning curve; returns the PNG's path, by default in the run's folder."""
-        run = read_run(self.path)
+        """Draw the learning curve; returns the figure's path, by default in the run's folder.
+
+        Raises:
+            UserError: `path` ends neither in .png nor in .pdf.
+        """
         target = Path(path) if path else self.path / "curve.png"
-        write_atomically(target, draw_curves(panels_of([run]), [run.method]))
+        if target.suffix not in (".png", ".pdf"):
+            raise UserError(f"A figure is a .png or a .pdf: {target} is called like neither.")
+        run = read_run(self.path)
+        picture = draw_curves(panels_of([run]), [run.method])
+        write_atomically(target, picture.pdf if target.suffix == ".pdf" else picture.png)
         return target

@@ -1,6 +1,6 @@
 """From cards to evidence: an experiment's cells are run, and reported on.
 
-experiment ──► checked whole ──► cells: collect, label, train, evaluate ──► report
+experiment ──► checked whole ──► cells: collect, label, train, evaluate ──► film ──► report
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ from pathlib import Path
 from cpl_bench.core.errors import UserError
 from cpl_bench.experiments.card import Experiment
 from cpl_bench.experiments.cells import Launcher, cells, check_cells, one_by_one
+from cpl_bench.report.read import read_run
 from cpl_bench.report.report import ReportResult, report
 from cpl_bench.runs.film import film
+from cpl_bench.runs.record import read_record
+from cpl_bench.runs.webp import FILM, read_film
 from cpl_bench.tasks.pool import RolloutPool
 
 
@@ -29,13 +32,19 @@ def run_experiment(
     launch(todo, out, pool)
     runs = [out / cell.folder for cell in todo]
     intro = "\n\n".join([experiment.description, _next_steps(experiment)])
-    result = report(runs, out, experiment.title or experiment.name, intro)
     if experiment.video:
-        best = max(range(len(runs)), key=lambda i: result.rows[i].last)
-        target = out / "rollout.webp"
-        if not target.exists():
-            film(runs[best], path=target)
-    return result
+        _film_best(runs, out / FILM)
+    else:
+        (out / FILM).unlink(missing_ok=True)
+    return report(runs, out, experiment.title or experiment.name, intro)
+
+
+def _film_best(runs: list[Path], path: Path) -> None:
+    """Film the run that scores best at the end, unless `path` shows it already."""
+    best = max(runs, key=lambda run: read_run(run).last.mean())
+    record, there = read_record(best), read_film(path)
+    if there is None or (there.dataset, there.method) != (record.dataset, record.method):
+        film(best, path=path)
 
 
 def check_experiment(experiment: Experiment, out: Path | None = None) -> None:

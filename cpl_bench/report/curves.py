@@ -1,6 +1,7 @@
-"""The learning-curve figure: a panel a dataset, a line a method."""
+"""The learning-curve figure: a panel a dataset, or, of many methods, a panel for each."""
 
 from dataclasses import dataclass
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,18 +10,31 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.gridspec import GridSpec
+    from matplotlib.lines import Line2D
+
 from cpl_bench.core.score import SUCCESS, Score
-from cpl_bench.report.figure import COLOURS, picture, plain
+from cpl_bench.report.figure import (
+    HEADING,
+    WIDTH,
+    Picture,
+    Style,
+    frame,
+    head,
+    legend_columns,
+    picture,
+    plain,
+    styles_of,
+)
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-
-
-DASHES = ("-", "--", ":", "-.")
-
-
-REFERENCE = "#707070"
-
-
+REFERENCE, OTHERS, DIVISION = "#707070", "#CCCCCC", "#A0A0A0"
+GREY = BEHAVIOUR, OTHER, BOUNDARY = "behaviour policy", "other methods", "first phase ends"
+MOST_TOGETHER = 4
+"""More methods than this on a dataset are drawn apart, a panel each."""
+MOST_BESIDE = 4
+"""Panels in a row of those."""
+NAME_WIDTHS = {3: 26, 4: 18}
+"""Letters in a line over a panel, of so many in a row."""
 MARKED_CHECKPOINTS = 30
 """Curves of no more checkpoints than this show each of them."""
 
@@ -49,95 +63,180 @@ class Panel:
     scoring: Score = SUCCESS
     """What the scores are."""
 
+    @property
+    def times(self) -> int:
+        """What a score is multiplied by: shares are drawn in percent."""
+        return 100 if self.scoring.is_share else 1
 
-def draw_curves(panels: list[Panel], methods: list[str]) -> bytes:
-    """Draw the panels and return a PNG, the same bytes for the same input.
+
+def draw_curves(panels: list[Panel], methods: list[str]) -> Picture:
+    """Draw the panels, the same bytes for the same input.
+
+    With more than `MOST_TOGETHER` methods on a dataset every method has a panel of its own, the
+    others in grey behind it.
 
     Args:
         panels: in the order of reading
-        methods: every method of the panels; its position decides its colour and marker
+        methods: every method of the panels, in the legend's order
     """
+    styles = styles_of(methods)
+    if max(len(panel.curves) for panel in panels) > MOST_TOGETHER:
+        return _draw_apart(panels, styles)
+    return _draw_together(panels, methods, styles)
+
+
+# --- A panel a dataset ---
+
+
+def _draw_together(panels: list[Panel], methods: list[str], styles: dict[str, Style]) -> Picture:
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    width, height = {1: (6.4, 3.7), 2: (4.9, 3.4)}.get(columns, (3.5, 2.8))
+    width, height = {1: (0.75 * WIDTH, 3.8), 2: (WIDTH, 3.3)}.get(columns, (WIDTH, 2.6))
 
     def draw(figure: "Figure") -> None:
         alike = all(panel.scoring.is_success for panel in panels)
         grid = figure.subplots(rows, columns, sharey=alike, squeeze=False)
-        for axes, panel in zip(grid.flat, panels, strict=False):
-            _draw_panel(axes, panel, methods)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_visible(False)
-        for place, (axes, panel) in enumerate(zip(grid.flat, panels, strict=False)):
+        for place, axes in enumerate(grid.flat):
+            if place >= len(panels):
+                axes.set_visible(False)
+                continue
+            panel = panels[place]
+            _draw_references(axes, panel)
+            for curve in panel.curves:
+                _draw_curve(axes, curve, styles[curve.method], panel.times)
+            _dress(axes, panel)
+            axes.set_title(plain(panel.dataset), loc="left", fontweight="bold")
+            axes.set_xlabel("gradient steps")
             if not alike or place % columns == 0:
                 axes.set_ylabel(panel.scoring.axis)
         _draw_legend(figure, methods)
 
-    return picture(columns * width, rows * height + 0.5, draw)
+    return picture(width, rows * height + 0.5, draw)
 
 
-def _draw_panel(axes: "Axes", panel: Panel, methods: list[str]) -> None:
-    times = 100 if panel.scoring.is_share else 1
+# --- A panel a method ---
+
+
+def _draw_apart(panels: list[Panel], styles: dict[str, Style]) -> Picture:
+    columns = max(_beside(len(panel.curves)) for panel in panels)
+    rows = [-(-len(panel.curves) // columns) for panel in panels]
+    height = {3: 2.1, 4: 1.9}[columns]
+
+    def draw(figure: "Figure") -> None:
+        ratios = [ratio for count in rows for ratio in (HEADING, *[1] * count)]
+        grid, top = figure.add_gridspec(len(ratios), columns, height_ratios=ratios), 0
+        for panel, count in zip(panels, rows, strict=True):
+            head(figure, grid[top, :], panel.dataset)
+            _draw_block(figure, grid, top + 1, panel, styles)
+            top += 1 + count
+        _draw_legend(figure, [])
+
+    return picture(WIDTH, sum(rows) * height + 0.4 * len(panels) + 0.3, draw)
+
+
+def _beside(methods: int) -> int:
+    """Panels in a row, so that the rows are about equally full."""
+    return -(-methods // -(-methods // MOST_BESIDE))
+
+
+def _draw_block(
+    figure: "Figure", grid: "GridSpec", top: int, panel: Panel, styles: dict[str, Style]
+) -> None:
+    """The methods of one dataset, from the row `top` of the grid downwards."""
+    first, last = None, (len(panel.curves) - 1) // grid.ncols
+    for place, curve in enumerate(panel.curves):
+        row, column = divmod(place, grid.ncols)
+        axes = figure.add_subplot(grid[top + row, column], sharex=first, sharey=first)
+        first = first or axes
+        for other in panel.curves:
+            if other is not curve:
+                scores = panel.times * other.mean
+                axes.plot(other.steps, scores, color=OTHERS, linewidth=0.9, label=OTHER)
+        _draw_references(axes, panel)
+        line = _draw_curve(axes, curve, styles[curve.method], panel.times)
+        _dress(axes, panel)
+        _name(axes, line, fill(curve.method, NAME_WIDTHS[grid.ncols], break_on_hyphens=False))
+        lowest = place + grid.ncols >= len(panel.curves)
+        axes.tick_params(labelbottom=lowest, labelleft=column == 0)
+        axes.set_xlabel("gradient steps" if row == last else "")
+        axes.set_ylabel(panel.scoring.axis if column == 0 else "")
+
+
+def _name(axes: "Axes", line: "Line2D", name: str) -> None:
+    """A title that shows the line too."""
+    axes.legend(
+        [line],
+        [plain(name)],
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderpad=0.2,
+        borderaxespad=0,
+        handlelength=2.2,
+        handletextpad=0.5,
+        frameon=False,
+    )
+
+
+# --- The parts of a panel ---
+
+
+def _draw_references(axes: "Axes", panel: Panel) -> None:
     if panel.behaviour is not None:
         axes.axhline(
-            times * panel.behaviour,
+            panel.times * panel.behaviour,
             color=REFERENCE,
             linestyle="--",
             linewidth=1.2,
-            label="behaviour policy",
+            label=BEHAVIOUR,
         )
     if panel.boundary is not None:
-        axes.axvline(panel.boundary, color="#A0A0A0", linewidth=1.0, label="first phase ends")
-    for curve in panel.curves:
-        place = methods.index(curve.method)
-        colour = COLOURS[place % len(COLOURS)]
-        few = len(curve.steps) <= MARKED_CHECKPOINTS
-        axes.fill_between(
-            curve.steps,
-            times * curve.low,
-            times * curve.high,
-            color=colour,
-            alpha=0.14,
-            linewidth=0,
-        )
-        axes.plot(
-            curve.steps,
-            times * curve.mean,
-            color=colour,
-            linestyle=DASHES[place // len(COLOURS) % len(DASHES)],
-            linewidth=1.8 if few else 1.3,
-            marker=MARKERS[place % len(MARKERS)] if few else "",
-            markersize=4.5,
-            markeredgecolor="white",
-            markeredgewidth=0.6,
-            label=plain(curve.method),
-            zorder=3,
-        )
-    axes.set_title(plain(panel.dataset), loc="left", fontweight="bold")
-    axes.set_xlabel("gradient steps")
+        axes.axvline(panel.boundary, color=DIVISION, linewidth=1.0, label=BOUNDARY)
+
+
+def _draw_curve(axes: "Axes", curve: Curve, style: Style, times: int) -> "Line2D":
+    few = len(curve.steps) <= MARKED_CHECKPOINTS
+    axes.fill_between(
+        curve.steps,
+        times * curve.low,
+        times * curve.high,
+        color=style.colour,
+        alpha=0.14,
+        linewidth=0,
+    )
+    (line,) = axes.plot(
+        curve.steps,
+        times * curve.mean,
+        color=style.colour,
+        linestyle=style.dash,
+        linewidth=style.width if few else 0.75 * style.width,
+        marker=style.marker if few else "",
+        markersize=style.size,
+        markeredgecolor="white",
+        markeredgewidth=0.6,
+        label=plain(curve.method),
+        zorder=3 + style.width,
+    )
+    return line
+
+
+def _dress(axes: "Axes", panel: Panel) -> None:
     if panel.scoring.is_success:
         axes.set_ylim(-3, 103)
         axes.set_yticks(range(0, 101, 20))
-    axes.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k" if step else "0")
-    axes.locator_params(axis="x", nbins=6)
-    axes.grid(axis="y", color="#E4E4E4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.03)
+    frame(axes)
 
 
 def _draw_legend(figure: "Figure", methods: list[str]) -> None:
-    """One legend for all panels below them: the methods in order, then the reference lines."""
+    """One legend for all panels below them: the methods in order, then what is drawn in grey."""
     handles = {}
     for axes in figure.axes:
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    ordered = [plain(method) for method in methods]
-    ordered += [label for label in handles if label not in ordered]
-    lines = -(-len(ordered) // (7 if figure.get_figwidth() > 9 else 4))
+    ordered = [label for label in (*map(plain, methods), *GREY) if label in handles]
     figure.legend(
         [handles[label] for label in ordered],
         ordered,
         loc="outside lower center",
-        ncols=-(-len(ordered) // lines),
+        ncols=legend_columns(ordered, figure.get_figwidth()),
+        handlelength=2.6,
         frameon=False,
     )

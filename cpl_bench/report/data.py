@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from cpl_bench.core.dataset_cards import dataset_names, load_dataset_card
 from cpl_bench.core.published import Published, short
@@ -24,11 +23,15 @@ def about_data(runs: Sequence[EvaluatedRun]) -> str:
     text = f"Data: {_hashes(info)}"
     if not published.trajectories or not info.source_hash:
         return f"{text}."
-    if info.source_hash == published.trajectories and info.arrays_hash == published.preferences:
+    if info.source_hash == published.trajectories and not published.preferences:
+        return f"{text}: labels of one's own on the published trajectories."
+    if (info.source_hash, info.arrays_hash) == (published.trajectories, published.preferences):
         return f"{text}: the published bytes."
-    now = replace(info, source_hash=published.trajectories, arrays_hash=published.preferences)
+    now = f"trajectories `{short(published.trajectories)}`"
+    if published.preferences:
+        now += f", preferences `{short(published.preferences)}`"
     return (
-        f"**Stale:** these runs saw {_hashes(info)}; the card now publishes {_hashes(now)}. Their "
+        f"**Stale:** these runs saw {_hashes(info)}; the card now publishes {now}. Their "
         "numbers do not compare with newer ones until they are made again."
     )
 
@@ -48,7 +51,7 @@ def published_of(info: PreferenceInfo) -> Published:
     card = load_dataset_card(info.card)
     if is_asked_alike(info, card) and info.command == planned_info(card).command:
         return card.published
-    return Published(trajectories=card.published.trajectories, preferences=info.arrays_hash)
+    return Published(trajectories=card.published.trajectories)
 
 
 def _hashes(info: PreferenceInfo) -> str:

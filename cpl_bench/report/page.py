@@ -1,10 +1,16 @@
 """A report's page: Markdown around the numbers and figures, with what a reader must know."""
 
-from cpl_bench.report.read import EvaluatedRun
-from cpl_bench.report.table import CONFIDENCE, RESAMPLES, WINDOW, TableRow
+from math import isnan
 
-ENOUGH_SEEDS = 4
-"""With fewer, a bootstrap interval is little more than the range of the seeds."""
+from cpl_bench.core.score import SUCCESS, Score
+from cpl_bench.report import aggregates, intervals
+from cpl_bench.report.aggregates import Estimate, Overall, over_tasks
+from cpl_bench.report.data import about_data
+from cpl_bench.report.intervals import CONFIDENCE
+from cpl_bench.report.read import EvaluatedRun
+from cpl_bench.report.table import WINDOW, TableRow
+
+INTERVAL = f"[{CONFIDENCE:.0%} interval]"
 MARK = "<!-- Written by cpl-bench report: edits are lost. -->"
 
 
@@ -14,6 +20,7 @@ def write_page(
     title: str,
     intro: str,
     shows_reward: bool,
+    film: str = "",
 ) -> str:
     """The page of a report; it begins with MARK.
 
@@ -23,16 +30,20 @@ def write_page(
         title: the heading
         intro: Markdown below it
         shows_reward: whether there is a `reward.png` to embed
+        film: Markdown of a section of its own
     """
     parts = [MARK, f"# {title}"]
     if intro.strip():
         parts.append(intro.strip())
-    online = any(run.record.online_transitions for run in runs)
     for dataset in dict.fromkeys(run.dataset for run in runs):
-        parts += _dataset_section([run for run in runs if run.dataset == dataset], rows, online)
+        parts += _dataset_section([run for run in runs if run.dataset == dataset], runs, rows)
+    if overall := over_tasks(runs):
+        parts += _overall_section(overall)
     parts += ["## Learning curves", "![Score against gradient steps](curves.png)", _CAPTION]
     if shows_reward:
         parts += ["## Learned reward against true return", _REWARD_FIGURE, _REWARD_CAPTION]
+    if film:
+        parts.append(film)
     parts += ["## How to read it", _definitions(runs, rows)]
     parts += ["## Commands", _commands(runs)]
     parts += ["## Versions", _versions(runs)]
@@ -40,36 +51,56 @@ def write_page(
 
 
 def _dataset_section(
-    runs: list[EvaluatedRun], rows: tuple[TableRow, ...], online: bool
+    runs: list[EvaluatedRun], page: list[EvaluatedRun], rows: tuple[TableRow, ...]
 ) -> list[str]:
-    """Heading, behaviour, table (`online`: with online steps) and unfinished runs of a dataset."""
-    dataset = runs[0].dataset
+    """Heading, behaviour, table and unfinished runs of a dataset; `page` decides the columns."""
     scoring, steps = runs[0].scoring, {run.method: run.record.online_transitions for run in runs}
-    last = f"last [{CONFIDENCE:.0%} interval]"
-    header = ["method", "seeds", "episodes", "online steps", "peak", last, "IQM"]
-    table = [header, ["---", *["--:"] * 6]]
-    table += [
-        [
-            _cell(row.method),
-            str(row.seeds),
-            str(row.episodes),
-            f"{steps[row.method]:,}" if steps[row.method] else "–",
-            scoring.shown(row.peak),
-            f"{scoring.shown(row.last)} [{scoring.shown(row.ci_low)}, "
-            f"{scoring.shown(row.ci_high)}]",
-            scoring.shown(row.iqm),
-        ]
-        for row in rows
-        if row.dataset == dataset
-    ]
-    if not online:
-        table = [cells[:3] + cells[4:] for cells in table]
-    lines = [_line(cells) for cells in table]
-    section = [f"## {dataset}"]
-    section.append(_about(runs))
-    section.append("\n".join(lines))
-    section += [_unfinished(run) for run in runs if run.checkpoints[-1] < run.record.steps]
-    return section
+    columns = {
+        "method": lambda row: _cell(row.method),
+        "seeds": lambda row: str(row.seeds),
+        "episodes": lambda row: str(row.episodes),
+        "online steps": lambda row: f"{steps[row.method]:,}" if steps[row.method] else "–",
+        "peak": lambda row: "–" if isnan(row.peak) else scoring.shown(row.peak),
+        f"last {INTERVAL}": lambda row: _shown(
+            Estimate(row.last, row.ci_low, row.ci_high), scoring
+        ),
+        "IQM": lambda row: scoring.shown(row.iqm),
+    }
+    if not any(run.record.online_transitions for run in page):
+        del columns["online steps"]
+    if all(isnan(row.peak) for row in rows):
+        del columns["peak"]
+    ours = [row for row in rows if row.dataset == runs[0].dataset]
+    table = _table(list(columns), [[cell(row) for cell in columns.values()] for row in ours])
+    unfinished = [_unfinished(run) for run in runs if run.checkpoints[-1] < run.record.steps]
+    return [f"## {runs[0].dataset}", _about(runs), table, about_data(runs), *unfinished]
+
+
+def _overall_section(overall: Overall) -> list[str]:
+    """Heading, table and definitions of what is aggregated over tasks."""
+    rows = [[_cell(row.method), _shown(row.iqm), _shown(row.mean)] for row in overall.rows]
+    header = ["method", f"IQM {INTERVAL}", f"mean {INTERVAL}"]
+    text = (
+        f"In percent, over the runs × tasks of {', '.join(overall.tasks)}, at the last checkpoint. "
+        "**IQM**: interquartile mean of all runs. **mean**: over tasks of each task's mean. "
+    )
+    if len(overall.rows) > 1:
+        header.append(f"P({_cell(overall.best)} is better) {INTERVAL}")
+        for cells, row in zip(rows, overall.rows, strict=True):
+            cells.append(_shown(row.beaten) if row.beaten else "–")
+        text += (
+            "**P**: how probably a run of the method with the highest IQM beats a run of this one "
+            "on the same task; a tie counts half. "
+        )
+    text += (
+        f"Intervals: {aggregates.NAME}, seeds drawn within a task and episodes within a seed "
+        f"({aggregates.RESAMPLES:,} resamples)."
+    )
+    if overall.unscaled:
+        text += f" Left out, for plain returns have no common scale: {', '.join(overall.unscaled)}."
+    if overall.elsewhere:
+        text += f" Left out, for they miss a task: {', '.join(overall.elsewhere)}."
+    return ["## Over all tasks", _table(header, rows), text]
 
 
 def _about(runs: list[EvaluatedRun]) -> str:
@@ -99,34 +130,44 @@ def _unfinished(run: EvaluatedRun) -> str:
 
 _CAPTION = (
     "Mean over seeds of each checkpoint's score, as measured: nothing is smoothed. Band: "
-    f"{CONFIDENCE:.0%} bootstrap interval of that mean over seeds. Dashed: the policy behind the "
-    "data. Thin vertical line: the end of the first phase, where the runs of a panel agree on it. "
-    "The numbers are in [curves.csv](curves.csv)."
+    f"{CONFIDENCE:.0%} {intervals.NAME} of that checkpoint, for seeds and episodes, as in the "
+    "tables. Dashed: the policy behind the data. Thin vertical line: the end of the first phase, "
+    "where the runs of a panel agree on it. Where a dataset has more than four methods, each has a "
+    "panel, and the others are grey behind it. The numbers are in [curves.csv](curves.csv), the "
+    "figure for print is [curves.pdf](curves.pdf)."
 )
 
 _REWARD_FIGURE = "![Learned reward and true return against simulator steps](reward.png)"
 _REWARD_CAPTION = (
     "For the methods that learn on the simulator: the reward model that they are paid by, which "
-    "was learned from the preferences, and the environment's own, which they never see; both "
-    "summed over an episode and averaged over the episodes that the policy collects. Each has an "
-    "axis of its own: compare directions, not heights. Below: how far the policy has moved from "
-    "the reference policy, as a KL divergence a step. Thick: mean over seeds; thin: one seed "
-    "each. A point averages the training since the one before. Learned reward that rises while "
-    "the true return falls is over-optimisation: the policy earns what the reward model wrongly "
-    "promises."
+    "was learned from the preferences, and the environment's own, which they never see, both "
+    "summed over an episode and averaged over the episodes that the policy collects; how many of "
+    "those succeed, where that is what counts; and how far the policy has moved from the reference "
+    "policy, as a KL divergence a step. Each panel has a scale of its own: compare directions, not "
+    "heights. Thick: mean over seeds; thin: one seed each. A point averages the training since the "
+    "one before. Learned reward that rises while the true return falls is over-optimisation: the "
+    "policy earns what the reward model wrongly promises. For print: [reward.pdf](reward.pdf)."
 )
 
 
 def _definitions(runs: list[EvaluatedRun], rows: tuple[TableRow, ...]) -> str:
+    models = list(dict.fromkeys(intervals.model_of(run.scoring.is_success) for run in runs))
     text = (
-        f"**peak**: running mean over {WINDOW} neighbouring checkpoints (all of them in a run "
-        "that has fewer), then the mean over seeds, then the maximum over training, as in the "
-        "paper's tables; it chooses its own moment and flatters unstable methods. **last**: mean "
-        f"over seeds at the last checkpoint; in brackets its {CONFIDENCE:.0%} percentile interval "
-        f"from a bootstrap over seeds ({RESAMPLES:,} resamples). **IQM**: interquartile mean over "
-        "seeds, same checkpoint. **episodes**: per seed, behind last and IQM. Scores with four "
-        "decimals are in [table.csv](table.csv)."
+        "**last**: mean over seeds at the last checkpoint; in brackets its "
+        f"{CONFIDENCE:.0%} {intervals.NAME} ({', '.join(models)}), which accounts for seeds and "
+        "episodes: it says what to expect of new ones. **IQM**: interquartile mean over seeds, "
+        "same checkpoint. **episodes**: per seed, behind last and IQM. Scores with four decimals "
+        "are in [table.csv](table.csv)."
     )
+    short = [isnan(row.peak) for row in rows]
+    if not all(short):
+        text += (
+            f" **peak**: running mean over {WINDOW} neighbouring checkpoints, then the mean over "
+            "seeds, then the maximum over training, as in the paper's tables; it chooses its own "
+            "moment and flatters unstable methods."
+        )
+        if any(short):
+            text += f" A run of fewer than {2 * WINDOW} checkpoints has none."
     if any(run.record.online_transitions for run in runs):
         text += (
             " **online steps**: simulator steps that each seed took to learn from. Methods that "
@@ -134,17 +175,24 @@ def _definitions(runs: list[EvaluatedRun], rows: tuple[TableRow, ...]) -> str:
             "between the two this is not a like-for-like comparison."
         )
     if any(row.seeds == 1 for row in rows):
-        text += " The interval of a single seed is a point and says nothing about other seeds."
-    if any(1 < row.seeds < ENOUGH_SEEDS for row in rows):
         text += (
-            f" With fewer than {ENOUGH_SEEDS} seeds the interval is nearly the range of the seeds: "
-            "read it as that, not as a confidence statement."
+            " The interval of a single seed accounts for its episodes only and says nothing about "
+            "other seeds."
+        )
+    if any(len(run.last) == 2 and run.scoring.is_success for run in runs):
+        text += (
+            " With two seeds the interval rests on an assumption of how far seeds differ: in "
+            f"simulations it covers the truth at least {intervals.TWO_SEEDS:.0%} of the time while "
+            "their true rates spread by 15 points or less, and "
+            f"{intervals.TWO_SEEDS_WIDE:.0%} where they spread by 30."
+        )
+    if any(len(run.last) == 2 and not run.scoring.is_success for run in runs):
+        text += (
+            " With two seeds the interval of a return covers the truth at least "
+            f"{intervals.TWO_SEEDS_RETURNS:.0%} of the time in simulations."
         )
     if any(row.peak < row.last for row in rows):
-        text += (
-            " A peak below last is no mistake: its window reaches back to weaker checkpoints, in a "
-            "short run to all of them."
-        )
+        text += " A peak below last is no mistake: its window reaches back to weaker checkpoints."
     return text
 
 
@@ -156,19 +204,27 @@ def _commands(runs: list[EvaluatedRun]) -> str:
 
 
 def _versions(runs: list[EvaluatedRun]) -> str:
-    """One line; a package that differs between runs shows each version."""
+    """One line; what differs between runs is shown for each."""
     found: dict[str, set[str]] = {}
     for run in runs:
         for package, version in run.record.versions.items():
             found.setdefault(package, set()).add(version)
     listed = [f"{name} {' / '.join(sorted(found[name]))}" for name in sorted(found)]
-    return ", ".join(listed) + "." if listed else "None were recorded."
+    text = ", ".join(listed) + "." if listed else "None were recorded."
+    chips = sorted({run.record.machine.get("processor", "unknown") for run in runs})
+    return f"{text} Processor: {' / '.join(chips)}."
 
 
-def _line(cells: list[str]) -> str:
-    """A line of a Markdown table, its ruler written tight."""
-    ruler = cells[0].startswith("---")
-    return f"|{'|'.join(cells)}|" if ruler else f"| {' | '.join(cells)} |"
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; all but its first column are numbers."""
+    ruler = f"|---|{'--:|' * (len(header) - 1)}"
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return "\n".join([lines[0], ruler, *lines[1:]])
+
+
+def _shown(estimate: Estimate, scoring: Score = SUCCESS) -> str:
+    low, high = scoring.shown(estimate.low), scoring.shown(estimate.high)
+    return f"{scoring.shown(estimate.value)} [{low}, {high}]"
 
 
 def _cell(text: str) -> str:

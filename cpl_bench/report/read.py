@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.score import Score
-from cpl_bench.runs.evaluations import read_evaluations, scores_by_checkpoint
+from cpl_bench.runs.evaluations import Evaluations, read_evaluations, scores_by_checkpoint
 from cpl_bench.runs.record import RunRecord, read_record
 
 Scores = NDArray[np.float64]
@@ -28,10 +28,17 @@ class EvaluatedRun:
     """(t,) gradient steps, ascending."""
     scores: Scores
     """(s, t) in the evaluations during training."""
+    episodes: tuple[Scores, ...]
+    """Behind `scores`: for each checkpoint (s, n), a row of episodes a seed."""
     last: Scores
     """(s,) at the last checkpoint: in `final.csv` if there is one, else the last of `scores`."""
-    last_episodes: int
-    """Episodes per seed behind `last`."""
+    final: Scores
+    """(s, n) the episodes behind `last`."""
+
+    @property
+    def last_episodes(self) -> int:
+        """Episodes per seed behind `last`."""
+        return self.final.shape[1]
 
     @property
     def dataset(self) -> str:
@@ -71,7 +78,8 @@ def read_run(folder: Path) -> EvaluatedRun:
             f"{path} goes to step {reached}, but run.json says that the run has {record.steps} "
             "steps. The two are not from the same run: train it again."
         )
-    last = scores[:, -1]
+    episodes = _episodes(columns, record.scoring)
+    last, behind = scores[:, -1], episodes[-1]
     final = folder / "final.csv"
     if final.exists():
         columns = read_evaluations(final)
@@ -82,15 +90,25 @@ def read_run(folder: Path) -> EvaluatedRun:
                 f"{final} must evaluate the last checkpoint of evaluations.csv, step {reached}, "
                 f"and it holds {_listing('step', evaluated)}. Evaluate the run again."
             )
-        last = found[:, 0]
+        last, behind = found[:, 0], _episodes(columns, record.scoring)[0]
     return EvaluatedRun(
         folder=folder,
         record=record,
         checkpoints=checkpoints,
         scores=scores,
+        episodes=episodes,
         last=last,
-        last_episodes=int((columns["step"] == reached).sum()) // len(seeds),
+        final=behind,
     )
+
+
+def _episodes(columns: Evaluations, scoring: Score) -> tuple[Scores, ...]:
+    """The score of every episode, (seeds, episodes) for each step; all three ascend."""
+    order = np.lexsort((columns["episode"], columns["seed"], columns["step"]))
+    scores = scoring.of(columns["success"], columns["return"])[order]
+    _, starts = np.unique(columns["step"][order], return_index=True)
+    seeds = len(np.unique(columns["seed"]))
+    return tuple(part.reshape(seeds, -1) for part in np.split(scores, starts[1:]))
 
 
 def _check_seeds(path: Path, found: NDArray[np.int64], expected: Sequence[int]) -> None:

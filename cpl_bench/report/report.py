@@ -9,6 +9,8 @@ from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import write_atomically
 from cpl_bench.core.score import Score
 from cpl_bench.report.curves import Panel, draw_curves
+from cpl_bench.report.figure import Picture
+from cpl_bench.report.films import film_of, film_section
 from cpl_bench.report.page import MARK, write_page
 from cpl_bench.report.read import EvaluatedRun, read_run
 from cpl_bench.report.reward_history import draw_reward_histories, read_reward_history
@@ -22,8 +24,10 @@ class ReportResult:
     table: Path
     curves: Path
     figure: Path
+    """A PNG; its PDF, `curves.pdf`, lies beside it."""
     reward: Path | None
-    """Learned reward and true return, if a run noted both while it learned on the simulator."""
+    """Learned reward and true return, if a run noted both while it learned on the simulator; a PNG,
+    its PDF beside it."""
     page: Path
     rows: tuple[TableRow, ...]
     scorings: dict[str, Score]
@@ -35,7 +39,8 @@ class ReportResult:
 def report(run_folders: list[Path], out: Path, title: str = "", intro: str = "") -> ReportResult:
     """Compare runs: `table.csv`, `curves.csv`, `curves.png` and `README.md` in the folder `out`.
 
-    On-policy runs with a learned reward add `reward.png`.
+    On-policy runs with a learned reward add `reward.png`. Each figure has a PDF beside it, for
+    print. A film of one of the runs that lies there, `rollout.webp`, is shown on the page.
     Datasets and methods keep the order in which the folders first name them. The same folders give
     the same bytes. Everything is computed before the first file is written.
 
@@ -65,10 +70,12 @@ def report(run_folders: list[Path], out: Path, title: str = "", intro: str = "")
     _check_agreement(runs)
     rows = tuple(summarise(run) for run in runs)
     panels = panels_of(runs)
-    figure = draw_curves(panels, list(dict.fromkeys(run.method for run in runs)))
+    methods = list(dict.fromkeys(run.method for run in runs))
+    figure = draw_curves(panels, methods)
     histories = [history for run in runs if (history := read_reward_history(run))]
-    reward_figure = draw_reward_histories(histories) if histories else None
-    page = write_page(runs, rows, title or "Results", intro, reward_figure is not None)
+    reward_figure = draw_reward_histories(histories, methods) if histories else None
+    film = film_section(shown) if (shown := film_of(runs, out)) else ""
+    page = write_page(runs, rows, title or "Results", intro, reward_figure is not None, film)
 
     # --- Write ---
     written = ReportResult(
@@ -86,14 +93,21 @@ def report(run_folders: list[Path], out: Path, title: str = "", intro: str = "")
         scorings={run.dataset: run.scoring for run in runs},
     )
     if reward_figure:
-        write_atomically(out / "reward.png", reward_figure)
+        _write_picture(out / "reward.png", reward_figure)
     elif page_path.exists():  # an earlier report's
         (out / "reward.png").unlink(missing_ok=True)
+        (out / "reward.pdf").unlink(missing_ok=True)
     write_atomically(written.table, _table_csv(rows))
     write_atomically(written.curves, _curves_csv(panels))
-    write_atomically(written.figure, figure)
+    _write_picture(written.figure, figure)
     write_atomically(written.page, page)
     return written
+
+
+def _write_picture(path: Path, picture: Picture) -> None:
+    """Write a PNG at `path` and the PDF beside it."""
+    write_atomically(path, picture.png)
+    write_atomically(path.with_suffix(".pdf"), picture.pdf)
 
 
 def _in_order(runs: list[EvaluatedRun]) -> list[EvaluatedRun]:
@@ -153,7 +167,10 @@ def _curves_csv(panels: list[Panel]) -> str:
 
 
 def _decimals(cells: tuple) -> tuple[str, ...]:
-    return tuple(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in cells)
+    """Numbers to four places; what there is not, NaN, is an empty cell."""
+    return tuple(
+        f"{cell:.4f}".replace("nan", "") if isinstance(cell, float) else str(cell) for cell in cells
+    )
 
 
 def _csv(lines: list[tuple[str, ...]]) -> str:

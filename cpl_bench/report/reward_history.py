@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpl_bench.core.errors import UserError
-from cpl_bench.report.figure import COLOURS, picture, plain
+from cpl_bench.report.figure import HEADING, WIDTH, Picture, Style, frame, head, picture, styles_of
 from cpl_bench.report.read import EvaluatedRun
 from cpl_bench.runs.metrics import read_metrics
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 PHASE = "ppo"
 METRICS = ("transitions", "learned_reward", "true_return", "kl_to_reference")
-TITLE_WIDTH = 36
-"""Letters in a line of a panel's title: what the narrowest panel holds."""
-LEARNED, TRUE, KL = COLOURS[1], COLOURS[0], COLOURS[2]
+SUCCESSES = "rollout_success"
+"""Not every file has it."""
+HEADING_WIDTH = 90
+"""Letters in a line of a row's heading."""
 _REMEDY = "Resume its training with --resume, or train it again."
 
 
@@ -43,6 +44,8 @@ class RewardHistory:
     """(s, t) the same of the environment's reward."""
     kl: NDArray[np.float64]
     """(s, t) the policy's divergence from the reference policy in nats, a step's on average."""
+    success: NDArray[np.float64] | None
+    """(s, t) share of the collected episodes that succeeded, where it was noted and counts."""
 
 
 def read_reward_history(run: EvaluatedRun) -> RewardHistory | None:
@@ -57,7 +60,9 @@ def read_reward_history(run: EvaluatedRun) -> RewardHistory | None:
     was_paid_it = run.record.online_transitions and dict(run.record.phases).get("reward")
     if not was_paid_it or not path.exists():
         return None
-    found = read_metrics(path, PHASE, METRICS)
+    found = read_metrics(path, PHASE, (*METRICS, SUCCESSES))
+    if not found[SUCCESSES] or not run.scoring.is_success:
+        del found[SUCCESSES]
     if not all(found.values()):
         return None
     moments = sorted({place for values in found.values() for place in values})
@@ -75,69 +80,59 @@ def read_reward_history(run: EvaluatedRun) -> RewardHistory | None:
         table = np.array([[values[step, seed] for step in steps] for seed in seeds])  # (s, t)
         tables[metric] = np.where(np.isfinite(table), table, np.nan)
     transitions, learned, true, kl = (tables[metric] for metric in METRICS)
-    return RewardHistory(run.dataset, run.method, transitions.mean(axis=0), learned, true, kl)
+    success = tables.get(SUCCESSES)
+    return RewardHistory(
+        run.dataset, run.method, transitions.mean(axis=0), learned, true, kl, success
+    )
 
 
-def draw_reward_histories(histories: list[RewardHistory]) -> bytes:
-    """Draw a panel a run, with the divergence from the reference policy below it.
+def draw_reward_histories(histories: list[RewardHistory], methods: list[str]) -> Picture:
+    """Draw a row a run: learned reward, true return, success and divergence side by side.
 
-    Returns a PNG, the same bytes for the same input.
+    Success is left out if a run lacks it. The same bytes for the same input.
+
+    Args:
+        histories: in the order of reading
+        methods: every method of the report, which decides the colours
     """
-    columns = 2 if len(histories) == 4 else min(len(histories), 3)
-    rows = -(-len(histories) // columns)
-    width = {1: 6.4, 2: 5.0}.get(columns, 4.2)
+    styles, rows = styles_of(methods), len(histories)
+    with_success = all(history.success is not None for history in histories)
 
     def draw(figure: "Figure") -> None:
-        grid = figure.subplots(
-            2 * rows, columns, squeeze=False, gridspec_kw={"height_ratios": [2.2, 1] * rows}
-        )
-        for place in range(rows * columns):
-            row, column = divmod(place, columns)
-            upper, lower = grid[2 * row, column], grid[2 * row + 1, column]
-            if place < len(histories):
-                _draw_panel(upper, lower, histories[place])
-            else:
-                upper.set_visible(False)
-                lower.set_visible(False)
-        figure.align_ylabels(grid)
+        columns = 4 if with_success else 3
+        grid = figure.add_gridspec(2 * rows, columns, height_ratios=(HEADING, 1) * rows)
+        for row, history in enumerate(histories):
+            name = f"{history.method}, {history.dataset}"
+            head(figure, grid[2 * row, :], fill(name, HEADING_WIDTH, break_on_hyphens=False))
+            first = figure.add_subplot(grid[2 * row + 1, 0])
+            others = [
+                figure.add_subplot(grid[2 * row + 1, column], sharex=first)
+                for column in range(1, columns)
+            ]
+            _draw_row([first, *others], history, styles[history.method], with_success)
+        figure.supxlabel("simulator steps a seed", fontsize=10)
 
-    dpi = 150 if rows == 1 else 110  # its many thin lines make a large file
-    return picture(columns * width, rows * 4.4, draw, dpi)
+    return picture(WIDTH, 2.2 * rows + 0.3, draw)
 
 
-def _draw_panel(upper: "Axes", lower: "Axes", history: RewardHistory) -> None:
-    right = upper.twinx()
-    for axes, table, colour, dash, label in (
-        (upper, history.learned, LEARNED, "--", "learned reward (dashed)"),
-        (right, history.true, TRUE, "-", "true return (solid)"),
-        (lower, history.kl, KL, "-", "KL (nats)"),
-    ):
+def _draw_row(beside: list["Axes"], history: RewardHistory, style: Style, success: bool) -> None:
+    tables = {"learned reward": history.learned, "true return": history.true}
+    if success and history.success is not None:
+        tables["success (%)"] = 100 * history.success
+    tables["KL (nats)"] = history.kl
+    for axes, (label, table) in zip(beside, tables.items(), strict=True):
         if len(table) > 1:
-            axes.plot(history.transitions, table.T, color=colour, linewidth=0.6, alpha=0.45)
+            axes.plot(history.transitions, table.T, color=style.colour, linewidth=0.6, alpha=0.45)
         axes.plot(
             history.transitions,
             table.mean(axis=0),
-            color=colour,
-            linestyle=dash,
+            color=style.colour,
             linewidth=1.8,
-            marker="o" if len(history.transitions) == 1 else "",
+            marker=style.marker if len(history.transitions) == 1 else "",
         )
-        axes.set_ylabel(label, color=colour)
-        axes.tick_params(axis="y", labelcolor=colour)
-        axes.spines["top"].set_visible(False)
-        axes.margins(x=0.03)
-        axes.locator_params(axis="x", nbins=6)
-        axes.xaxis.set_major_formatter(_thousands)
-    for axes in (upper, lower):
-        axes.grid(axis="y", color="#E4E4E4", linewidth=0.8)
-        axes.set_axisbelow(True)
-    lower.spines["right"].set_visible(False)
-    lower.sharex(upper)
-    upper.tick_params(axis="x", labelbottom=False)
-    lower.set_xlabel("simulator steps a seed")
-    title = fill(f"{history.method}, {history.dataset}", TITLE_WIDTH, break_on_hyphens=False)
-    upper.set_title(plain(title), loc="left", fontweight="bold")
-
-
-def _thousands(steps: float, _: object) -> str:
-    return f"{steps / 1000:g}k" if steps else "0"
+        axes.set_title(label, loc="left", fontsize=10)
+        axes.locator_params(axis="y", nbins=4)
+        if label == "success (%)":
+            axes.set_ylim(-3, 103)
+            axes.set_yticks(range(0, 101, 25))
+        frame(axes, numbers=3)

@@ -1,4 +1,4 @@
-"""Aggregates and intervals over a few runs, and the paper's peak rule.
+"""Aggregates over a few runs, the bootstrap behind their intervals, and the paper's peak rule.
 
 `scores` is a (runs, tasks) matrix: one number for each run (seed) of a method on each task. The
 aggregates are those of Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical
@@ -6,7 +6,7 @@ Precipice" (NeurIPS 2021, arXiv 2108.13264), and agree with its library rliable.
 from a Generator that the caller passes, so that the same seed gives the same interval.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -16,14 +16,19 @@ Scores = NDArray[np.float64]
 
 
 def iqm(scores: ArrayLike) -> float:
-    """Interquartile mean: the mean without the lowest and the highest quarter of all scores.
+    """Interquartile mean of all scores, runs and tasks pooled."""
+    return float(interquartile_means(_scores(scores).ravel()))
 
-    Runs and tasks are pooled. Of n scores ⌊n/4⌋ are dropped at either end, whole scores only, so
-    that three runs or fewer are simply averaged (Agarwal et al. 2021, section 4.3).
+
+def interquartile_means(scores: ArrayLike) -> Scores:
+    """The mean without the lowest and the highest quarter, along the last axis.
+
+    Of n scores ⌊n/4⌋ are dropped at either end, whole scores only, so that three or fewer are
+    simply averaged (Agarwal et al. 2021, section 4.3).
     """
-    ordered = np.sort(_scores(scores), axis=None)  # (runs * tasks,)
-    dropped = ordered.size // 4
-    return float(ordered[dropped : ordered.size - dropped].mean())
+    ordered = np.sort(_scores(scores), axis=-1)  # (..., n)
+    count = ordered.shape[-1]
+    return ordered[..., count // 4 : count - count // 4].mean(axis=-1)
 
 
 def mean(scores: ArrayLike) -> float:
@@ -53,60 +58,47 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
     ours, theirs = _matrix(x), _matrix(y)
     if ours.shape[1] != theirs.shape[1]:
         raise ValueError(f"x covers {ours.shape[1]} tasks, y covers {theirs.shape[1]}")
-    difference = np.sign(ours[:, None] - theirs[None])  # (runs of x, runs of y, tasks)
-    return float((0.5 + 0.5 * difference).mean())
+    return float(share_of_wins(ours.T, theirs.T).mean())
 
 
-def stratified_bootstrap(
-    scores: ArrayLike,
-    statistic: Callable[[Scores], float],
-    resamples: int,
-    confidence: float,
-    rng: np.random.Generator,
-) -> tuple[float, float]:
-    """Percentile interval of `statistic`, runs drawn with replacement within each task.
+def share_of_wins(x: ArrayLike, y: ArrayLike) -> Scores:
+    """In how many of all pairs of a run of x, (..., runs), and one of y the former is better."""
+    difference = np.sign(_scores(x)[..., :, None] - _scores(y)[..., None, :])
+    return (0.5 + 0.5 * difference).mean(axis=(-2, -1))
 
-    Every task is resampled on its own and keeps its number of runs (Agarwal et al. 2021, section
-    4.1; the percentile method is that of Efron, 1979).
+
+def two_level_bootstrap(
+    tasks: Sequence[Scores], resamples: int, rng: np.random.Generator
+) -> list[Scores]:
+    """Draw runs with replacement within each task, then episodes within each drawn run.
+
+    Tasks are never mixed and keep their numbers of runs and episodes (Agarwal et al. 2021, section
+    4.1, and one level below it).
 
     Args:
-        scores: (runs, tasks)
-        statistic: takes a (runs, tasks) matrix
-        resamples: how many matrices are drawn
-        confidence: the interval's coverage, in (0, 1)
+        tasks: (runs, episodes) each: what the episodes scored
+        resamples: how many times
         rng: decides the draws
 
     Returns:
-        The lower and the upper end.
+        (resamples, runs) for each task: the means of the drawn runs.
     """
-    matrix = _matrix(scores)
-    runs, tasks = matrix.shape
-    drawn = rng.integers(runs, size=(resamples, runs, tasks))
-    values = np.array([statistic(np.take_along_axis(matrix, rows, axis=0)) for rows in drawn])
-    low, high = np.quantile(values, _ends(confidence))
+    drawn = []
+    for scores in tasks:
+        runs, episodes = _matrix(scores).shape
+        which = rng.integers(runs, size=(resamples, runs, 1))
+        drawn.append(
+            scores[which, rng.integers(episodes, size=(resamples, runs, episodes))].mean(-1)
+        )
+    return drawn
+
+
+def percentile_interval(values: ArrayLike, confidence: float) -> tuple[float, float]:
+    """The ends that leave out equal tails of resampled `values` (Efron, 1979)."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    low, high = np.quantile(_scores(values), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
-
-
-def bootstrap_band(
-    values: ArrayLike, resamples: int, confidence: float, rng: np.random.Generator
-) -> tuple[Scores, Scores]:
-    """Pointwise percentile interval of the mean curve, whole runs drawn with replacement.
-
-    Args:
-        values: (runs, steps), one curve a run
-        resamples: how many sets of runs are drawn
-        confidence: the coverage at each step, in (0, 1)
-        rng: decides the draws
-
-    Returns:
-        The lower and the upper edge, each (steps,).
-    """
-    curves = _matrix(values)
-    runs = len(curves)
-    drawn = rng.integers(runs, size=(resamples, runs))
-    counts = (drawn[:, :, None] == np.arange(runs)).sum(axis=1)  # (resamples, runs)
-    low, high = np.quantile(counts @ curves / runs, _ends(confidence), axis=0)
-    return low, high
 
 
 def running_mean(values: ArrayLike, window: int) -> Scores:
@@ -152,10 +144,3 @@ def _matrix(values: ArrayLike) -> Scores:
     if array.ndim != 2:
         raise ValueError(f"expected a matrix with one row a run, got shape {array.shape}")
     return array
-
-
-def _ends(confidence: float) -> tuple[float, float]:
-    """The quantiles that leave out equal tails."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
-    return (1 - confidence) / 2, (1 + confidence) / 2

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cpl_bench.core.published import short
 from cpl_bench.report import stats
 from cpl_bench.report.curves import Curve, Panel
+from cpl_bench.report.intervals import mean_intervals
 from cpl_bench.report.read import EvaluatedRun
 
-RESAMPLES = 5000
-CONFIDENCE = 0.95
-BOOTSTRAP_SEED = 0
 WINDOW = 8
 """Neighbouring checkpoints that the peak rule averages."""
 
@@ -26,31 +25,34 @@ class TableRow:
     episodes: int
     """Episodes per seed behind `last`, `iqm` and the interval."""
     peak: float
-    """The paper's rule, `stats.peak`, on the evaluations during training."""
+    """The paper's rule, `stats.peak`, on the evaluations during training; NaN where there are fewer
+    than two windows to choose from."""
     last: float
     """Mean over seeds at the last checkpoint."""
     iqm: float
     """Interquartile mean over seeds at the last checkpoint."""
     ci_low: float
-    """Lower end of the 95 % interval of `last`."""
+    """Lower end of the 95 % interval of `last`, `intervals.mean_intervals`."""
     ci_high: float
+    data: str
+    """The beginning of the hash of the preferences: rows compare where it is the same."""
 
 
 def summarise(run: EvaluatedRun) -> TableRow:
     """The row of one run, by the definitions in `TableRow`."""
-    last = run.last[:, None]  # (seeds, 1 task)
-    rng = np.random.default_rng(BOOTSTRAP_SEED)
-    low, high = stats.stratified_bootstrap(last, stats.mean, RESAMPLES, CONFIDENCE, rng)
+    last, info = run.last[:, None], run.record.preferences  # (seeds, 1 task)
+    low, high = mean_intervals([run.final], run.scoring.is_success)
     return TableRow(
         dataset=run.dataset,
         method=run.method,
         seeds=len(run.last),
         episodes=run.last_episodes,
-        peak=stats.peak(run.scores, WINDOW),
+        peak=stats.peak(run.scores, WINDOW) if len(run.checkpoints) >= 2 * WINDOW else np.nan,
         last=stats.mean(last),
         iqm=stats.iqm(last),
-        ci_low=low,
-        ci_high=high,
+        ci_low=float(low[0]),
+        ci_high=float(high[0]),
+        data=short(info.arrays_hash or info.source_hash),
     )
 
 
@@ -74,6 +76,5 @@ def panels_of(runs: list[EvaluatedRun]) -> list[Panel]:
 
 
 def _curve(run: EvaluatedRun) -> Curve:
-    rng = np.random.default_rng(BOOTSTRAP_SEED)
-    low, high = stats.bootstrap_band(run.scores, RESAMPLES, CONFIDENCE, rng)
+    low, high = mean_intervals(run.episodes, run.scoring.is_success)
     return Curve(run.method, run.checkpoints, run.scores.mean(axis=0), low, high)

@@ -7,23 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from cpl_bench.core.cards import TaskCard
-from cpl_bench.core.files import atomic_path
 from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.core.progress import say
 from cpl_bench.core.seeds import episode_seeds
 from cpl_bench.runs.evaluations import read_evaluations, scores_by_seed
 from cpl_bench.runs.folder import RunFolder
+from cpl_bench.runs.webp import TRIES, Film, write_film
 from cpl_bench.tasks.pool import RolloutPool
 
 FRAME_SKIP = 4
-
-
-FRAME_SIZE = 320
-
-
-VIDEO_TRIES = 5
-
-
+"""Simulator steps from one frame to the next."""
 RENDER_HINT = (
     "No video: rendering does not work here. On Debian/Ubuntu: apt-get install libegl1 "
     "(or libosmesa6, then set MUJOCO_GL=osmesa)."
@@ -32,8 +25,10 @@ RENDER_HINT = (
 
 def film(
     run: Path, checkpoint: int | None = None, path: Path | None = None, task: TaskCard | None = None
-) -> Path | None:
+) -> Film | None:
     """One episode of a run's best member as an animated WebP; None, with a hint, if it can't be.
+
+    It is the first success among a few test episodes, else the last of them.
 
     Raises:
         UserError: no run, no such checkpoint, or a run on data without a task and none given.
@@ -50,41 +45,35 @@ def film(
     members = weights.members()
     best = max(range(len(members)), key=lambda i: scores.get(record.seeds[i], -np.inf))
     path = path or run / f"rollout-{step}{elsewhere}.webp"
-    frames = _render(task, members[best], record.seeds[best])
-    if frames is None:
+    rendered = _render(task, members[best], record.seeds[best])
+    if rendered is None:
         return None
-    _write_webp(path, frames)
+    frames, succeeded = rendered
+    made = Film(path, record.method, record.dataset, record.seeds[best], succeeded)
+    write_film(made, frames)
     say(f"Filmed {record.method} (seed {record.seeds[best]}) → {path}")
-    return path
+    return made
 
 
-def _render(task: TaskCard, weights: PolicyWeights, seed: int) -> list[np.ndarray] | None:
-    """Frames of the first success among a few test episodes, else of the last tried."""
+def _render(
+    task: TaskCard, weights: PolicyWeights, seed: int
+) -> tuple[list[np.ndarray], bool] | None:
+    """Frames of the first success among a few test episodes, else of the last, and which it is."""
     import os
 
     chosen = os.environ.get("MUJOCO_GL")
     problem = ""
     for backend in [chosen] if chosen else ["egl", "osmesa"]:
-        frames = None
+        frames, success = [], False
         try:
             with RolloutPool(1, {"MUJOCO_GL": backend}, quiet=True) as pool:
-                for episode_seed in episode_seeds("test", VIDEO_TRIES, seed):
+                for episode_seed in episode_seeds("test", TRIES, seed):
                     frames, success = pool.render(task, episode_seed, weights, FRAME_SKIP)
                     if success:
                         break
         except RuntimeError as failure:
             problem = str(failure).strip().splitlines()[-1]
             continue
-        return frames
+        return frames, success
     say(f"{RENDER_HINT} ({problem})")
     return None
-
-
-def _write_webp(path: Path, frames: list[np.ndarray]) -> None:
-    from PIL import Image
-
-    images = [Image.fromarray(frame).resize((FRAME_SIZE, FRAME_SIZE)) for frame in frames]
-    with atomic_path(path) as temporary:
-        images[0].save(
-            temporary, save_all=True, append_images=images[1:], duration=50, loop=0, quality=60
-        )
