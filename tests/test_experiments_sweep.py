@@ -1,6 +1,7 @@
 """An experiment is checked whole, runs as its cells do, and publishes its evidence alone."""
 
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import tyro
 
+from cpl_bench.cli.main import main
 from cpl_bench.cli.train import _method_place
 from cpl_bench.core.cards import load_task
 from cpl_bench.core.errors import UserError
@@ -29,6 +31,7 @@ from cpl_bench.runs.evaluations import append_evaluations
 from cpl_bench.runs.record import RunRecord, read_record, write_record
 from cpl_bench.runs.webp import read_film, write_film
 
+RESULTS = Path(__file__).parent.parent / "results"
 METRICS = "step,phase,seed,metric,value\n"
 DOTS = str(Path(__file__).parent / "dots.toml")
 SHORT = {"policy": {"hidden": [16]}, "steps": 30, "segments": 8, "clone": {"steps": 10}}
@@ -85,6 +88,20 @@ def published(results):
 OFFLINE = [f"dots/cpl-cpl-lam/{name}" for name in RUN_EVIDENCE]
 ONLINE = [f"dots/ppo-p-ppo/{name}" for name in RUN_EVIDENCE]
 ALWAYS = sorted(["experiment.toml", *EVIDENCE, *OFFLINE, *ONLINE])
+
+
+@pytest.mark.parametrize("name", sorted(p.parent.name for p in RESULTS.glob("*/experiment.toml")))
+def test_published_pages_are_what_the_program_writes(name, tmp_path, capsys):
+    """From the evidence beside them; whatever is typed into a page or a table would be found."""
+    copy = tmp_path / name
+    shutil.copytree(RESULTS / name, copy)
+    for made in EVIDENCE:
+        (copy / made).unlink()
+    assert main(["sweep", str(copy), "--report-only"]) == 0
+    assert published(copy) == published(RESULTS / name)
+    for made in ("README.md", "table.csv", "curves.csv"):
+        assert (copy / made).read_text() == (RESULTS / name / made).read_text(), made
+    assert "95 % interval of last" in capsys.readouterr().out
 
 
 def test_evidence_is_copied_with_the_online_runs_metrics(experiment):

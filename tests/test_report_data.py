@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -24,7 +25,8 @@ NOW = Published(trajectories="a" * 64, preferences="b" * 64)
 def recorded(monkeypatch):
     """The official card, whatever it publishes today, publishes NOW."""
     card = replace(CARD, published=NOW)
-    monkeypatch.setattr("cpl_bench.report.data.load_dataset_card", lambda name: card)
+    module = sys.modules[about_data.__module__]  # the verb `report` hides the room of its name
+    monkeypatch.setattr(module, "load_dataset_card", lambda name: card)
     assert CARD.name in dataset_cards.dataset_names()
 
 

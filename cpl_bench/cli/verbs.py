@@ -181,24 +181,30 @@ def report(
     print(f"{_table(result)}\n\n→ {result.page}, {result.figure}, {result.table}")
 
 
-def sweep(experiment: Name, /, workers: int = 0) -> None:
+def sweep(experiment: Name, /, report_only: bool = False, workers: int = 0) -> None:
     """Run a published experiment again and put its evidence back beside its experiment.toml.
 
     Args:
         experiment: a folder such as results/quickstart, or its name.
+        report_only: run nothing: tables, figures and page anew from the published runs.
         workers: rollout processes; 0 for one a processor.
     """
+    from cpl_bench.core.errors import UserError
     from cpl_bench.experiments.card import experiment_folder, load_experiment
     from cpl_bench.experiments.publish import publish
-    from cpl_bench.experiments.sweep import run_experiment
+    from cpl_bench.experiments.sweep import report_on, run_experiment
     from cpl_bench.tasks.pool import RolloutPool
 
-    loaded = load_experiment(experiment)
+    loaded, folder = load_experiment(experiment), experiment_folder(experiment)
+    if report_only:
+        if folder is None:
+            raise UserError(f"There is no checkout of results/{loaded.name} here to report on.")
+        print(f"{_table(report_on(loaded, folder))}\n\n→ {folder}")
+        return
     out = Path("runs") / loaded.name
     with RolloutPool(workers or None) as pool:
         result = run_experiment(loaded, out, pool)
     print(f"\n{_table(result)}\n")
-    folder = experiment_folder(experiment)
     if folder is None:
         print(f"Not published: no checkout of results/{loaded.name} here. Everything is in {out}.")
     else:

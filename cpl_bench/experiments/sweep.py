@@ -30,12 +30,21 @@ def run_experiment(
     check_experiment(experiment, out)
     todo = cells(experiment)
     launch(todo, out, pool)
-    runs = [out / cell.folder for cell in todo]
-    intro = "\n\n".join([experiment.description, _next_steps(experiment)])
     if experiment.video:
-        _film_best(runs, out / FILM)
+        _film_best([out / cell.folder for cell in todo], out / FILM)
     else:
         (out / FILM).unlink(missing_ok=True)
+    return report_on(experiment, out)
+
+
+def report_on(experiment: Experiment, out: Path) -> ReportResult:
+    """Report on an experiment's runs that lie under `out`, published ones too.
+
+    Raises:
+        UserError: one of them is missing or damaged.
+    """
+    runs = [out / cell.folder for cell in cells(experiment)]
+    intro = "\n\n".join([experiment.description, _next_steps(experiment)])
     return report(runs, out, experiment.title or experiment.name, intro)
 
 
