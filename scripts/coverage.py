@@ -3,8 +3,9 @@
     python scripts/coverage.py
 
 Experiments are simulated with a known expected score: a few seeds, whose true scores differ by a
-known spread, with 50 episodes each. The interval that reports print is
-`cpl_bench/report/intervals.py`; the candidates that were not chosen stand here. Takes minutes.
+known spread, with 50 episodes each. The intervals that reports print are those of
+`cpl_bench/report/intervals.py` and `aggregates.py`; the candidates that were not chosen stand here.
+Takes minutes.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from scipy import special, stats
 from tyro import cli
 
+from cpl_bench.report import aggregates
+from cpl_bench.report.aggregates import Sampled
 from cpl_bench.report.intervals import CONFIDENCE, NAME, return_intervals, success_intervals
 
 EPISODES = 50
@@ -26,6 +29,12 @@ WIDE_RATES, WIDE_SPREAD = (0.5, 0.7), 0.3
 """Beyond what was asked for: seeds that differ by twice as much."""
 RETURN_SPREADS = (0.0, 0.1, 0.3, 1.0, 3.0)
 """Standard deviations of the seeds' true returns, in those of the episodes of a seed."""
+CEILING = ((0.5, 0.15), (0.7, 0.15), (0.9, 0.05), (0.9, 0.15), (0.97, 0.05), (0.97, 0.15))
+"""Means of normalised returns whose episodes score 0 or 1, and how far seeds spread."""
+PAIRS = ((0.3, 0.5), (0.5, 0.7), (0.7, 0.9), (0.9, 0.97))
+"""Rates on two tasks."""
+BEHIND = 0.2
+"""How far behind, on both, the rate of another method is."""
 RESAMPLES = 1000
 TAILS = np.array([1 - CONFIDENCE, 1 + CONFIDENCE]) / 2
 PIECE = 200
@@ -177,12 +186,19 @@ def successes(
     rate: float, spread: float, seeds: int, experiments: int, rng: np.random.Generator
 ) -> Condition:
     """Seeds' rates are beta distributed."""
-    rates = np.full((experiments, seeds), rate)
-    if spread:
-        size = rate * (1 - rate) / spread**2 - 1
-        rates = rng.beta(rate * size, (1 - rate) * size, size=rates.shape)
+    rates = true_rates(rate, spread, (experiments, seeds), rng)
     drawn = rng.random((experiments, seeds, EPISODES)) < rates[..., None]
     return Condition(rate, drawn.astype(float))
+
+
+def true_rates(
+    rate: float, spread: float, shape: tuple[int, ...], rng: np.random.Generator
+) -> Scores:
+    """Seeds' rates, beta distributed."""
+    if not spread:
+        return np.full(shape, rate)
+    size = rate * (1 - rate) / spread**2 - 1
+    return rng.beta(rate * size, (1 - rate) * size, size=shape)
 
 
 def returns(spread: float, seeds: int, experiments: int, rng: np.random.Generator) -> Condition:
@@ -207,16 +223,76 @@ def compare(
     candidates: dict[str, Candidate], conditions: dict[int, list[Condition]], shares: bool
 ) -> str:
     """A Markdown table: for each number of seeds the least coverage and the mean width."""
-    head = [f"{seeds} seeds: {what}" for seeds in conditions for what in ("covers", "width")]
-    lines = [f"| interval | {' | '.join(head)} |", "|---|" + "--:|" * len(head)]
-    for name, candidate in candidates.items():
+    found = {
+        name: [[judge(candidate, one, shares) for one in some] for some in conditions.values()]
+        for name, candidate in candidates.items()
+    }
+    return table("interval", found, shares)
+
+
+def table(kind: str, found: dict[str, list[list[tuple[float, float]]]], shares: bool) -> str:
+    """Markdown: a row for each name, of the coverages and widths for each number of seeds."""
+    head = [f"{seeds} seeds: {what}" for seeds in SEEDS for what in ("covers", "width")]
+    lines = [f"| {kind} | {' | '.join(head)} |", "|---|" + "--:|" * len(head)]
+    for name, by_seeds in found.items():
         cells = [name]
-        for some in conditions.values():
-            coverage, width = zip(*(judge(candidate, one, shares) for one in some), strict=True)
+        for judged in by_seeds:
+            coverage, width = zip(*judged, strict=True)
             shown = f"{100 * np.mean(width):.1f}" if shares else f"{np.mean(width):.2f}"
             cells += [f"{100 * min(coverage):.1f} %", shown]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+# --- Aggregates over two tasks ---
+
+AGGREGATES = ("IQM", "mean", "P, of equals", "P, 20 points ahead")
+
+
+def judge_aggregates(
+    rates: tuple[float, float],
+    spread: float,
+    seeds: int,
+    experiments: int,
+    rng: np.random.Generator,
+) -> list[tuple[float, float]]:
+    """How often each of AGGREGATES covers the truth, to a tenth of a point, and its mean width."""
+    behind = (rates[0] - BEHIND, rates[1] - BEHIND)
+    truth = true_aggregates(rates, behind, spread, rng)
+    methods = [
+        [successes(rate, spread, seeds, experiments, rng).scores for rate in some]
+        for some in (rates, rates, behind)
+    ]
+    ends = np.empty((experiments, len(AGGREGATES), 2))
+    for i in range(experiments):
+        x, equal, worse = (_sample([task[i] for task in tasks], rng) for tasks in methods)
+        estimates = (
+            aggregates.iqm(x),
+            aggregates.mean(x),
+            aggregates.improvement(x, equal),
+            aggregates.improvement(x, worse),
+        )
+        ends[i] = [(estimate.low, estimate.high) for estimate in estimates]
+    low, high = ends[..., 0], ends[..., 1]
+    covered = (low - 0.0005 <= truth) & (truth <= high + 0.0005)
+    return list(zip(covered.mean(axis=0), (high - low).mean(axis=0), strict=True))
+
+
+def _sample(tasks: list[Scores], rng: np.random.Generator) -> Sampled:
+    """With fewer draws than a report has, for time's sake."""
+    return aggregates.sample(tasks, [True] * len(tasks), 500, aggregates.NEW_SEEDS, rng)
+
+
+def true_aggregates(
+    rates: tuple[float, float], behind: tuple[float, float], spread: float, rng: np.random.Generator
+) -> Scores:
+    """What each of AGGREGATES is over very many seeds."""
+    many = 200_000
+    ours = np.array([true_rates(rate, spread, (many,), rng) for rate in rates])
+    theirs = np.array([true_rates(rate, spread, (many,), rng) for rate in behind])
+    ahead = ((ours > theirs) + (ours == theirs) / 2).mean()
+    middle = np.sort(ours, axis=None)[many // 2 : -many // 2].mean()
+    return np.array([middle, np.mean(rates), 0.5, ahead])
 
 
 def main(experiments: int = 2000) -> None:
@@ -243,6 +319,31 @@ def main(experiments: int = 2000) -> None:
     }
     print("\nReturns that spread by 0 to 3 of the episodes' standard deviations, the unit:\n")
     print(compare(RETURNS, real, shares=False))
+    rng = np.random.default_rng(1)
+    found = {
+        f"{100 * rate:.0f} %, spread by {100 * spread:.0f} points": [
+            [judge(chosen_for_returns, successes(rate, spread, seeds, experiments, rng), True)]
+            for seeds in SEEDS
+        ]
+        for rate, spread in CEILING
+    }
+    print("\nReturns of 0 or 1 an episode, by the normal model:\n")
+    print(table("mean return", found, shares=True))
+    rng = np.random.default_rng(2)
+    judged = {
+        seeds: [
+            judge_aggregates(rates, sd, seeds, -(-experiments // 5), rng)
+            for rates in PAIRS
+            for sd in SPREADS
+        ]
+        for seeds in SEEDS
+    }
+    print("\nAggregates over two tasks of success rates that spread by 0, 5 and 15 points:\n")
+    found = {
+        name: [[one[i] for one in some] for some in judged.values()]
+        for i, name in enumerate(AGGREGATES)
+    }
+    print(table("aggregate", found, shares=True))
 
 
 if __name__ == "__main__":

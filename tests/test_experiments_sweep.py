@@ -29,7 +29,7 @@ from cpl_bench.preferences.file import load_preferences
 from cpl_bench.preferences.format import PreferenceInfo
 from cpl_bench.runs.evaluations import append_evaluations
 from cpl_bench.runs.record import RunRecord, read_record, write_record
-from cpl_bench.runs.webp import read_film, write_film
+from cpl_bench.runs.webp import Film, Origin, read_film, write_film
 
 RESULTS = Path(__file__).parent.parent / "results"
 METRICS = "step,phase,seed,metric,value\n"
@@ -277,19 +277,41 @@ def test_the_best_run_is_filmed_once_and_before_the_report(dots, pool, tmp_path,
     result = run_experiment(asked, out, pool)
     best = max(result.rows, key=lambda row: row.last)
     made = read_film(path)
-    assert (made.method, made.dataset) == (best.method, "dots")
+    assert (made.origin.method, made.origin.dataset) == (best.method, "dots")
+    assert made.origin.step == 30
     assert made.seed in (0, 1)
     assert f"One episode of {best.method} on dots, seed {made.seed}: " in result.page.read_text()
 
     first = path.stat().st_mtime_ns
     run_experiment(asked, out, pool)
     assert path.stat().st_mtime_ns == first, "nothing is done again"
-    write_film(replace(made, method="another"), [np.zeros((8, 8, 3), np.uint8)])
-    run_experiment(asked, out, pool)
-    assert read_film(path) == made, "another's film is replaced"
+    for other in (
+        {"method": "another"},
+        {"data": "of another seed"},
+        {"evaluations": "of the run before this one"},
+        {"step": 15},
+    ):
+        stale = replace(made, origin=replace(made.origin, **other))
+        write_film(path, stale, [np.zeros((8, 8, 3), np.uint8)])
+        run_experiment(asked, out, pool)
+        assert read_film(path) == made, "another's film is replaced"
 
     result = run_experiment(replace(asked, video=False), out, pool)
     assert not path.exists() and "Film" not in result.page.read_text()
+
+
+def test_a_run_trained_anew_is_filmed_anew(dots, pool, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(dots[1]))
+    out, films = tmp_path / "out", []
+    for steps in (10, 12):  # of the first phase of 30 steps
+        settings = {**SHORT, "clone": {"steps": steps}}
+        asked = replace(small(Method("CPL", "cpl", settings)), video=True)
+        result = run_experiment(asked, out, pool)
+        films.append(read_film(out / "rollout.webp"))
+        assert "## Film" in result.page.read_text()
+        shutil.rmtree(out / "dots")
+    before, now = (film.origin for film in films)
+    assert before != now and replace(before, evaluations=now.evaluations) == now
 
 
 def test_there_is_no_film_where_rendering_does_not_work(dots, pool, tmp_path, monkeypatch, capsys):
@@ -299,6 +321,8 @@ def test_there_is_no_film_where_rendering_does_not_work(dots, pool, tmp_path, mo
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(dots[1]))
     monkeypatch.setattr("cpl_bench.tasks.pool.RolloutPool.render", broken)
     asked = replace(small(Method("SFT", "sft", SHORT)), video=True)
+    older = Film(Origin("SFT", "dots", 30, "", ""), seed=0, succeeded=True)
+    write_film(tmp_path / "out" / "rollout.webp", older, [np.zeros((8, 8, 3), np.uint8)])
     result = run_experiment(asked, tmp_path / "out", pool)
     assert "rollout.webp" not in result.page.read_text()
     assert not (tmp_path / "out" / "rollout.webp").exists()

@@ -41,6 +41,7 @@ TORCH_FREE = (
     "preferences.scorers",
     "preferences.segments",
     "report.intervals",
+    "report.posterior",
     "report.stats",
 )
 ALGORITHMS_MAY_IMPORT = ("cpl_bench.learning", "cpl_bench.core.errors")

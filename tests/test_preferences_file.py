@@ -16,7 +16,7 @@ from cpl_bench.learning.interface import Phase, Segments, Transitions
 from cpl_bench.learning.transitions import ACTION_LIMIT, Steps, TransitionSampler
 from cpl_bench.preferences import file as preference_file
 from cpl_bench.preferences.file import load_preferences, write_preferences
-from cpl_bench.preferences.format import PreferenceInfo, Preferences, arrays_hash
+from cpl_bench.preferences.format import PreferenceInfo, Preferences, preferences_hash
 from cpl_bench.preferences.returns import best_episodes
 from cpl_bench.preferences.segments import draw_segments
 from cpl_bench.preferences.verify import verify
@@ -118,7 +118,7 @@ def test_round_trip_bit_for_bit(path, pairs, optional):
         written = without_scores(written)
     write_preferences(path, written)
     read = load_preferences(path)
-    assert read.info == replace(written.info, arrays_hash=arrays_hash(written))
+    assert read.info == replace(written.info, preferences_hash=preferences_hash(written))
     for name in [*TENSORS, *OPTIONAL]:
         before, after = getattr(written, name), getattr(read, name)
         if name in OPTIONAL and not optional and not (name == "scores" and pairs == "dense"):

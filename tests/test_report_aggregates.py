@@ -7,7 +7,7 @@ import pytest
 
 from cpl_bench.core.score import SUCCESS, Score
 from cpl_bench.report import stats
-from cpl_bench.report.aggregates import Aggregate, over_tasks
+from cpl_bench.report.aggregates import Aggregate, improvement, iqm, mean, over_tasks, sample
 
 NORMALISED, RAW = Score("normalised return", 0, 10), Score("return")
 
@@ -74,31 +74,101 @@ def test_values_are_those_of_the_statistics():
     assert found[other].beaten.value == pytest.approx(expected)
 
 
-def test_intervals_hold_their_values_and_narrow_with_episodes_and_seeds():
+def test_intervals_hold_their_values_and_narrow_with_seeds():
     few = rows(*TWO)
-    more = rows(*(MadeUp(r.dataset, r.method, np.repeat(r.final, 10, axis=1)) for r in TWO))
     most = rows(*(MadeUp(r.dataset, r.method, np.repeat(r.final, 10, axis=0)) for r in TWO))
     for method, row in few.items():
         for name in ("iqm", "mean", "beaten"):
             if (estimate := getattr(row, name)) is None:
                 continue
             assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
-            for larger in (more, most) if name != "beaten" else (most,):
-                narrow = getattr(larger[method], name)
-                assert narrow.high - narrow.low < estimate.high - estimate.low
+            narrow = getattr(most[method], name)
+            assert narrow.high - narrow.low < estimate.high - estimate.low
 
 
-def test_the_interval_of_the_mean_covers_it():
-    """Rates that differ between seeds by 5 points; the mean over two tasks."""
-    rng, covered = np.random.default_rng(0), 0
-    for _ in range(150):
-        runs = []
-        for task, rate in (("a", 0.4), ("b", 0.8)):
-            seeds = rng.normal(rate, 0.05, (4, 1))
-            runs.append(MadeUp(task, "CPL", (rng.random((4, 50)) < seeds).astype(float)))
-        mean = rows(*runs)["CPL"].mean
-        covered += mean.low <= 0.6 <= mean.high
-    assert covered / 150 >= 0.9
+def test_intervals_narrow_with_episodes_where_seeds_agree():
+    alike = [run(task, "CPL", 0.7, 0.7, 0.7) for task in "ab"]
+    few = rows(*alike)["CPL"]
+    more = rows(*(MadeUp(r.dataset, r.method, np.repeat(r.final, 10, axis=1)) for r in alike))
+    for name in ("iqm", "mean"):
+        estimate, narrow = getattr(few, name), getattr(more["CPL"], name)
+        assert narrow.high - narrow.low < 0.8 * (estimate.high - estimate.low)
+
+
+# --- Intervals ---
+
+
+def covered(rates, behind, spread: float, seeds: int, experiments: int = 100) -> np.ndarray:
+    """How often IQM, mean and P are covered, on two tasks; seeds' rates are beta distributed."""
+    rng = np.random.default_rng([seeds, round(100 * spread)])
+
+    def true(rate: float, shape) -> np.ndarray:
+        size = rate * (1 - rate) / spread**2 - 1
+        return rng.beta(rate * size, (1 - rate) * size, size=shape)
+
+    many = [[true(rate, 100_000) for rate in some] for some in (rates, behind)]
+    ahead = np.mean([ours > theirs for ours, theirs in zip(*many, strict=True)])
+    truth = np.array([stats.iqm(np.array(many[0])), np.mean(rates), ahead])
+    hits = np.zeros(3)
+    for _ in range(experiments):
+        x, y = (
+            sample(
+                [(rng.random((seeds, 50)) < true(rate, (seeds, 1))).astype(float) for rate in some],
+                [True, True],
+                draws=500,
+                new_seeds=50,
+                rng=rng,
+            )
+            for some in (rates, behind)
+        )
+        found = (iqm(x), mean(x), improvement(x, y))
+        ends = np.array([(one.low, one.high) for one in found])
+        hits += (ends[:, 0] - 0.0005 <= truth) & (truth <= ends[:, 1] + 0.0005)
+    return hits / experiments
+
+
+@pytest.mark.parametrize("seeds", [4, 8])
+@pytest.mark.parametrize(
+    ("rates", "behind", "spread"),
+    [
+        ((0.9, 0.97), (0.9, 0.97), 0.15),
+        ((0.5, 0.7), (0.3, 0.5), 0.05),
+        ((0.5, 0.7), (0.5, 0.7), 0.15),
+    ],
+)
+def test_four_seeds_and_more_cover_the_truth(rates, behind, spread, seeds):
+    assert (covered(rates, behind, spread, seeds) >= 0.9).all()
+
+
+def test_a_clean_sweep_of_a_few_seeds_is_no_certainty():
+    sweep = [run(t, m, *[r] * 4) for t in "ab" for m, r in (("CPL", 0.8), ("BC", 0.7))]
+    beaten = rows(*sweep)["BC"].beaten
+    assert beaten.value == beaten.high == 1 and beaten.low < 0.8
+
+
+def test_two_normalised_returns():
+    rng = np.random.default_rng(0)
+    runs = [
+        MadeUp(t, m, rng.normal(score, 0.1, (4, 50)) + rng.normal(0, 0.05, (4, 1)), NORMALISED)
+        for t in "ab"
+        for m, score in (("CPL", 0.8), ("BC", 0.7))
+    ]
+    found = rows(*runs)
+    assert 0.72 < found["CPL"].mean.low < 0.8 < found["CPL"].mean.high < 0.88
+    assert 0.4 < found["BC"].beaten.low < found["BC"].beaten.high
+
+
+def test_episodes_that_all_agree_give_numbers():
+    for scoring in (SUCCESS, NORMALISED):
+        runs = [run(t, m, r, r, scoring=scoring) for t in "ab" for m, r in (("X", 1), ("Y", 0))]
+        found = rows(*runs)
+        assert found["X"].iqm.high == found["X"].mean.high == found["Y"].beaten.value == 1
+        assert found["Y"].iqm.low == 0 <= found["Y"].beaten.low
+
+
+def test_fewest_seeds_are_counted():
+    assert over_tasks(TWO).fewest == 2
+    assert over_tasks([TWO[0], run("sweep", "CPL", 0.5)]).fewest == 1
 
 
 def test_the_same_runs_give_the_same_numbers():

@@ -18,7 +18,7 @@ from cpl_bench.report.report import report
 
 CARD = load_dataset_card("drawer-open-small")
 RUN = Path(__file__).parent.parent / "results/cpl-lambda/drawer-open-small/sft-sft"
-NOW = Published(trajectories="a" * 64, preferences="b" * 64)
+NOW = Published(card=CARD.fingerprint, trajectories="a" * 64, preferences="b" * 64)
 
 
 @pytest.fixture(autouse=True)
@@ -43,14 +43,14 @@ def run_on(tmp_path, info, name="drawer-open-small/cpl"):
 
 def info(trajectories, preferences, **options):
     card = with_options(CARD, **options)
-    return replace(planned_info(card, trajectories), arrays_hash=preferences)
+    return replace(planned_info(card, trajectories), preferences_hash=preferences)
 
 
 def test_the_published_bytes(tmp_path):
     run = read_run(run_on(tmp_path, info(NOW.trajectories, NOW.preferences)))
     text = "Data: trajectories `aaaaaaaaaaaa`, preferences `bbbbbbbbbbbb`: the published bytes."
     assert about_data([run]) == text
-    assert not is_stale([run])
+    assert not is_stale(run)
     page = report([run.folder], tmp_path / "out").page.read_text()
     assert text in page and "Stale" not in page
     assert (tmp_path / "out" / "table.csv").read_text().splitlines()[1].endswith(",bbbbbbbbbbbb")
@@ -59,9 +59,10 @@ def test_the_published_bytes(tmp_path):
 @pytest.mark.parametrize(("trajectories", "preferences"), [("c", "b"), ("a", "c"), ("c", "")])
 def test_other_bytes_make_a_page_stale(tmp_path, trajectories, preferences):
     run = read_run(run_on(tmp_path, info(trajectories * 64, preferences * 64)))
-    assert is_stale([run])
+    assert is_stale(run)
     page = report([run.folder], tmp_path / "out").page.read_text()
-    assert f"**Stale:** these runs saw trajectories `{trajectories * 12}`" in page
+    assert "> **Stale:** 1 of the 1 runs on this page saw other data" in page
+    assert f"**Stale:** trained on trajectories `{trajectories * 12}`" in page
     assert f"the card now publishes trajectories `{short(NOW.trajectories)}`" in page
 
 
@@ -70,24 +71,25 @@ def test_labels_asked_for_in_another_way_need_only_the_trajectories(tmp_path):
         asked = info(NOW.trajectories, "c" * 64, **options)
         run = read_run(run_on(tmp_path, asked, f"drawer-open-small/cpl-{number}"))
         assert about_data([run]).endswith(": labels of one's own on the published trajectories.")
-        assert not is_stale([run])
+        assert not is_stale(run)
         old = info("d" * 64, "c" * 64, **options)
         run = read_run(run_on(tmp_path, old, f"drawer-open-small/old-{number}"))
-        assert is_stale([run])
+        assert is_stale(run)
 
 
 def test_a_table_of_runs_on_different_data_says_so(tmp_path):
     ours = read_run(run_on(tmp_path, info(NOW.trajectories, NOW.preferences)))
     theirs = read_run(run_on(tmp_path, info(NOW.trajectories, "c" * 64), "drawer-open-small/sft"))
     text = about_data([ours, theirs])
-    assert text.startswith("**Not one dataset:** the methods saw different data. CPL:")
-    assert "preferences `cccccccccccc`." in text
+    assert text.startswith("**Not one dataset:** the methods did not all see the same data.\n")
+    assert "\n- CPL: Data: trajectories `aaaaaaaaaaaa`, preferences `bbbbbbbbbbbb`: the" in text
+    assert "\n- SFT: **Stale:** trained on trajectories `aaaaaaaaaaaa`, preferences `cccc" in text
 
 
 def test_data_that_no_card_is_behind(tmp_path):
     toy = replace(info("0123", ""), card="toy", source="cpl_bench/toy-v0")
     run = read_run(run_on(tmp_path, toy, "toy/cpl"))
     assert about_data([run]) == "Data: trajectories `0123`, preferences `unknown`."
-    own = replace(toy, source="arrays", source_hash="e" * 64, arrays_hash="e" * 64)
+    own = replace(toy, source="arrays", source_hash="e" * 64, preferences_hash="e" * 64)
     run = read_run(run_on(tmp_path, own, "mine/cpl"))
     assert about_data([run]) == "Data: preferences `eeeeeeeeeeee`."

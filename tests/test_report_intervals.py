@@ -2,18 +2,20 @@
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cpl_bench.report import intervals
+from cpl_bench.report import intervals, posterior
 from cpl_bench.report.intervals import (
     CONFIDENCE,
     mean_intervals,
     return_intervals,
     success_intervals,
 )
+from cpl_bench.report.posterior import draw_truths
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "coverage.py"
 EPISODES = 50
@@ -250,11 +252,65 @@ def test_confidence_is_a_fraction(confidence):
         mean_intervals([np.ones((2, 2))], True, confidence)
 
 
+# --- The posterior ---
+
+
+def test_ten_thousand_episodes_cost_little():
+    """One row a count that occurs, 51 kB, and not one for each that could."""
+    posterior._log_likelihood.cache_clear()
+    tracemalloc.start()
+    low, high = of_successes(9000, 9500, 9990, 10_000, episodes=10_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5e6
+    assert 0.7 < low < 0.8 and 0.98 < high < 1
+
+
+@pytest.mark.parametrize("counts", [(0, 10_000), (9000, 9500, 9990), (3,)])
+def test_the_likelihood_of_many_episodes_is_scipys(counts):
+    scipy = pytest.importorskip("scipy.stats")
+    rate = np.sin(posterior.MIDDLES)[:, None] ** 2
+    size = 1 / (posterior.SPREAD_SCALE * posterior.TANGENTS) ** 2
+    for count in counts:
+        ours = posterior._log_likelihood(count, 10_000 - count, True)
+        theirs = scipy.betabinom.logpmf(count, 10_000, rate * size, (1 - rate) * size)
+        np.testing.assert_allclose(ours - ours.max(), theirs - theirs.max(), atol=1e-4)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 4])
+@pytest.mark.parametrize("successes", [True, False])
+def test_draws_agree_with_the_interval(seeds, successes):
+    rng = np.random.default_rng(3)
+    rates = np.resize([0.6, 0.8], (seeds, 1))
+    scores = (rng.random((seeds, EPISODES)) < rates).astype(float)
+    if not successes:
+        scores = rng.normal(10 * rates, 1, (seeds, EPISODES))
+    expected, new = draw_truths(scores, successes, 40_000, 10, rng)
+    (low,), (high,) = mean_intervals([scores], successes)
+    near = 0.06 * (high - low)
+    assert np.quantile(expected, [0.025, 0.975]) == pytest.approx((low, high), abs=near)
+    spread = (new - expected[:, None]).std(axis=1)
+    assert expected.shape == (40_000,) and new.shape == (40_000, 10)
+    assert (spread.max() < 1e-12) if seeds == 1 else (spread > 0).mean() > 0.95
+    if successes:
+        assert new.min() >= 0 and new.max() <= 1
+
+
+@pytest.mark.parametrize("successes", [True, False])
+@pytest.mark.parametrize("seeds", [1, 2, 4])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_draws_of_unanimous_episodes_are_numbers(successes, seeds, value):
+    for episodes in (1, 50):
+        scores = np.full((seeds, episodes), value)
+        for drawn in draw_truths(scores, successes, 500, 20, np.random.default_rng(0)):
+            assert np.isfinite(drawn).all() and drawn.min() >= 0 and drawn.max() <= 1
+
+
 # --- The comparison ---
 
 
 def test_the_comparison_runs():
-    command = [sys.executable, SCRIPT, "--experiments", "3"]
+    command = [sys.executable, SCRIPT, "--experiments", "1"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     lines = done.stdout.splitlines()
     assert sum(intervals.NAME in line for line in lines) == 3

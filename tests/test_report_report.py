@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ from cpl_bench.runs.evaluations import (
 )
 from cpl_bench.runs.metrics import METRICS_HEADER
 from cpl_bench.runs.record import RECORD_VERSION
-from cpl_bench.runs.webp import Film, write_film
+from cpl_bench.runs.webp import Film, origin_of, write_film
 
 OUTPUTS = ["README.md", "curves.csv", "curves.pdf", "curves.png", "table.csv"]
 STARTED = 100  # the gradient step at which make_online_run first notes its rewards
@@ -172,7 +172,7 @@ def test_table_by_hand(folders, tmp_path):
     assert interval_of([8, 6, 4, 2]) == cpl[7:9] and float(cpl[7]) + float(cpl[8]) == 1
     assert bc[:-2] == ["drawer", "BC", "4", "10", "", *["0.0000"] * 3], "a method that fails stays"
     assert 0.1 < float(bc[-1]) < 0.2, "forty failures do not prove that none would succeed"
-    assert other[2:] == ["2", "10", "", "0.7000", "0.7000", *interval_of([8, 6]), "0123"]
+    assert other[2:] == ["2", "10", "", "0.7000", "0.7000", *interval_of([8, 6]), ""]
     assert [row.last for row in result.rows] == pytest.approx([0.5, 0.0, 0.7])
 
 
@@ -276,7 +276,7 @@ def test_page_aggregates_over_tasks(tmp_path):
     assert ruler == "|---|--:|--:|--:|"
     assert cpl.startswith("| CPL\\|x | 77.5 [") and " | 70.0 [" in cpl and cpl.endswith(" | – |")
     assert bc.startswith("| BC | 50.0 [") and " | 87.5 [" in bc, "all wins, and three ties of four"
-    assert "stratified two-level bootstrap" in section and "of drawer, sweep, at" in section
+    assert "Bayesian random-effects interval" in section and "of drawer, sweep, at" in section
     assert "no common scale: walker." in section and "miss a task: SFT." in section
     for some in (runs[:2], [runs[0], runs[5]]):
         alone = report(some, tmp_path / "alone").page.read_text("utf-8")
@@ -355,7 +355,7 @@ def test_returns_are_tabled_in_their_units(mixed, tmp_path):
     low, high = (float(end) for end in bc[7:9])
     assert -0.01 < low < -0.001 and high == -low, "returns of -20 ± 1"
     # a single seed: Student's t of ten returns of 4200 ± 1
-    assert walker[5:] == ["4200.0000", "4200.0000", "4199.2459", "4200.7541", "0123"]
+    assert walker[5:] == ["4200.0000", "4200.0000", "4199.2459", "4200.7541", ""]
     assert result.scorings == {
         "drawer": SUCCESS,
         "hopper": Score("normalised return", -20, 80),
@@ -591,6 +591,106 @@ def test_long_names_stay_within_the_figure():
         assert (pixels != 255).any(axis=(1, 2)).mean() > 0.6, "the panels keep their room"
 
 
+def shown_at(axis, place: float) -> bool:
+    """Whether an axis reaches a place."""
+    low, high = sorted(axis.get_view_interval())
+    return low <= place <= high
+
+
+def texts_of(monkeypatch, panels: list[Panel], methods: list[str]) -> dict[str, list]:
+    """Where the texts of the figure lie, in pixels, by what they say; and "", the figure."""
+    drawn, whole = [], figure.picture
+
+    def kept(width, height, draw):
+        return whole(width, height, lambda each: (drawn.append(each), draw(each)))
+
+    monkeypatch.setattr(curves, "picture", kept)
+    draw_curves(panels, methods)
+    drawn[0].draw_without_rendering()
+    places: dict[str, list] = {"": [drawn[0].bbox]}
+    for axes in (each for each in drawn[0].axes if each.get_visible()):
+        names = axes.get_legend().get_texts() if axes.get_legend() else []
+        ticks = [
+            tick.label1
+            for axis in (axes.xaxis, axes.yaxis)
+            for tick in axis.get_major_ticks()
+            if axes.axison and shown_at(axis, tick.get_loc())
+        ]
+        shared = [axes.xaxis.label, axes.yaxis.label, axes.yaxis.get_offset_text()] * axes.axison
+        for text in [axes.title, axes._left_title, *names, *ticks, *shared]:
+            if text.get_visible() and text.get_text():
+                places.setdefault(text.get_text(), []).append(text.get_window_extent())
+    for text in drawn[0].legends[0].get_texts():
+        places.setdefault(text.get_text(), []).append(text.get_window_extent())
+    return places
+
+
+def assert_apart(places: dict[str, list]) -> None:
+    """No two texts overlap, and none leaves the figure."""
+    (whole,) = places[""]
+    boxes = [(text, box) for text, found in places.items() if text for box in found]
+    for i, (text, box) in enumerate(boxes):
+        assert whole.x0 <= box.x0 and box.x1 <= whole.x1, f"{text} leaves the figure"
+        assert whole.y0 <= box.y0 and box.y1 <= whole.y1, f"{text} leaves the figure"
+        for other, there in boxes[i + 1 :]:
+            beside = box.x1 <= there.x0 or there.x1 <= box.x0
+            assert beside or box.y1 <= there.y0 or there.y1 <= box.y0, f"{text} lies on {other}"
+
+
+LONG = "drawer-open-small-regret-cap_steps200-2500x64-dense-noisy-error_rate0.1-seed"
+
+
+@pytest.mark.parametrize(
+    ("count", "name"),
+    [(1, LONG), (2, LONG), (9, LONG), (9, LONG[-59:]), (9, "x" * 59), (3, "Some words, " * 5)],
+)
+def test_long_names_of_datasets_do_not_overlap(monkeypatch, count, name):
+    panels = [Panel(f"{name}{i}", straight("SFT", "CPL"), 0.5, 50) for i in range(count)]
+    places = texts_of(monkeypatch, panels, ["SFT", "CPL"])
+    assert_apart(places)
+    shown = {text.replace("\n", "").replace(" ", "") for text in places}
+    assert all(panel.dataset.replace(" ", "") in shown for panel in panels)
+
+
+def test_a_long_name_over_many_methods_stays_within_the_figure(monkeypatch):
+    methods = [f"M{i}" for i in range(7)]
+    panels = [Panel(f"{LONG}{i}-{LONG}", straight(*methods), 0.5, 50) for i in range(2)]
+    assert_apart(texts_of(monkeypatch, panels, methods))
+
+
+@pytest.mark.parametrize(
+    ("last", "ticks"), [(100, ["0", "25", "50", "75", "100"]), (4000, ["0", "1k", "2k", "3k"])]
+)
+@pytest.mark.parametrize("count", [2, 8])
+def test_ticks_of_few_steps_are_plain_numbers(monkeypatch, last, ticks, count):
+    methods = [f"M{i}" for i in range(count)]
+    few = [replace(curve, steps=np.array([0, last])) for curve in straight(*methods)]
+    places = texts_of(monkeypatch, [Panel(name, tuple(few), None, None) for name in "abc"], methods)
+    assert_apart(places)
+    assert set(ticks) <= set(places)
+
+
+@pytest.mark.parametrize("count", [2, 7])
+@pytest.mark.parametrize(("scale", "start"), [(3e7, 0.0), (1.0, 1e6)])
+def test_large_returns_have_no_factor_over_the_panel(monkeypatch, count, scale, start):
+    methods = [f"M{i}" for i in range(count)]
+    large = []
+    for curve in straight(*methods):
+        mean = start + scale * curve.mean
+        large.append(replace(curve, mean=mean, low=mean, high=mean))
+    places = texts_of(monkeypatch, [Panel("a", tuple(large), None, None, Score("return"))], methods)
+    assert_apart(places)
+    assert not [text for text in places if "1e" in text]
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_a_method_called_as_matplotlib_hides_is_in_the_legend(monkeypatch, count):
+    methods = [f"_mine{i}" for i in range(count)]
+    places = texts_of(monkeypatch, [Panel("a", straight(*methods), None, None)], methods)
+    shown = {text.lstrip("\N{ZERO WIDTH SPACE}") for text in places}
+    assert set(methods) <= shown
+
+
 def test_a_large_figure_is_drawn_more_coarsely(monkeypatch):
     panels = [Panel("one", straight("SFT"), 0.5, 50)]
     fine = draw_curves(panels, ["SFT"])
@@ -668,7 +768,7 @@ def test_online_steps_are_in_the_page_and_not_in_the_table_file(folders, tmp_pat
     assert ruler == "|---|--:|--:|--:|--:|--:|"
     assert "online" not in plain.page.read_text("utf-8")
     assert mixed.table.read_text() == (
-        plain.table.read_text() + "sweep,PPO,2,10,,0.3000,0.3000,0.1193,0.5948,0123\n"
+        plain.table.read_text() + "sweep,PPO,2,10,,0.3000,0.3000,0.1193,0.5948,\n"
     )
 
 
@@ -791,12 +891,10 @@ def test_a_long_name_stays_within_its_reward_figure(tmp_path, runs):
 # --- The film ---
 
 
-def filmed(path: Path, **facts) -> Film:
-    """A film of two frames."""
-    film = Film(
-        path, **{"method": "BC", "dataset": "drawer", "seed": 3, "succeeded": True, **facts}
-    )
-    write_film(film, [np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 200, np.uint8)])
+def filmed(run: Path, path: Path, seed: int = 3, succeeded: bool = True, **facts) -> Film:
+    """A film of two frames, of a run or of one that differs from it in some facts."""
+    film = Film(replace(origin_of(run, step=200), **facts), seed, succeeded)
+    write_film(path, film, [np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 200, np.uint8)])
     return film
 
 
@@ -809,7 +907,7 @@ def filmed(path: Path, **facts) -> Film:
 )
 def test_a_film_of_a_run_is_on_the_page(folders, tmp_path, succeeded, said):
     out = tmp_path / "out"
-    film = filmed(out / "rollout.webp", succeeded=succeeded)
+    film = filmed(folders[1], out / "rollout.webp", succeeded=succeeded)
     result = report(folders, out)
     page = result.page.read_text("utf-8")
     assert "\n\n## Film\n\n![One episode of BC on drawer](rollout.webp)\n\n" in page
@@ -819,15 +917,43 @@ def test_a_film_of_a_run_is_on_the_page(folders, tmp_path, succeeded, said):
 
 
 @pytest.mark.parametrize(
-    "facts", [{"method": "SFT"}, {"dataset": "sweep"}, {"seed": 4}, None], ids=str
+    "facts",
+    [
+        {"method": "SFT"},
+        {"dataset": "sweep"},
+        {"seed": 4},
+        {"step": 100},
+        {"data": "of another seed"},
+        {"evaluations": "of a run before this one"},
+        None,
+    ],
+    ids=str,
 )
 def test_a_film_of_something_else_is_not_on_the_page(folders, tmp_path, facts):
     (tmp_path / "out").mkdir()
     path = tmp_path / "out" / "rollout.webp"
-    _ = filmed(path, **facts) if facts else path.write_bytes(b"somebody else's")
+    _ = filmed(folders[1], path, **facts) if facts else path.write_bytes(b"RIFF....WEBPVP8 ")
     before = path.read_bytes()
     assert "rollout.webp" not in report(folders, tmp_path / "out").page.read_text("utf-8")
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda run: evaluate(run / "evaluations.csv", [[0]] * 4, start=300),
+        lambda run: spoil_text("evaluations.csv", "\n200,3,9,0,1.0,", "\n200,3,9,0,1.5,")(run),
+        lambda run: spoil_fact(preferences=asdict(replace(PREFERENCES, preferences_hash="9")))(run),
+    ],
+)
+def test_a_film_of_the_run_before_is_not_on_the_page(folders, tmp_path, change):
+    """The same method, data and seeds, trained again."""
+    filmed(folders[1], tmp_path / "out" / "rollout.webp")
+    spoil_fact(steps=300, phases=[["clone", 300]])(folders[1])
+    assert "rollout.webp" in report(folders, tmp_path / "out").page.read_text("utf-8")
+    change(folders[1])
+    runs = [read_run(folder) for folder in folders[:2]]
+    assert film_of(runs, tmp_path / "out") is None
 
 
 # --- Notes of a training ---

@@ -109,64 +109,6 @@ def test_share_of_wins_is_the_probability_of_improvement_of_each_task():
     np.testing.assert_allclose(stats.share_of_wins(x, y), expected, atol=1e-15)
 
 
-# --- The bootstrap ---
-
-
-def draw(tasks, resamples: int = 2000, seed: int = 0) -> list[np.ndarray]:
-    return stats.two_level_bootstrap(
-        [np.asarray(task, float) for task in tasks], resamples, rng(seed)
-    )
-
-
-def test_bootstrap_of_runs_whose_episodes_agree_is_rliables():
-    library = pytest.importorskip("rliable.library", exc_type=ImportError)
-    scores = rng(3).random((8, 4))
-    _, theirs = library.get_interval_estimates(
-        {"x": scores}, lambda x: np.array([stats.iqm(x)]), reps=4000
-    )
-    drawn = draw([np.repeat(task[:, None], 3, axis=1) for task in scores.T], 4000)
-    iqms = stats.interquartile_means(np.concatenate(drawn, axis=1))
-    ours = stats.percentile_interval(iqms, 0.95)
-    assert ours == pytest.approx(theirs["x"][:, 0], abs=0.01)
-
-
-def test_bootstrap_matches_all_possible_resamples_of_runs():
-    scores = np.array([0.1, 0.4, 0.9, 0.5])
-    means = [np.mean(drawn) for drawn in itertools.product(scores, repeat=4)]
-    (drawn,) = draw([scores[:, None]], 20_000)
-    for confidence in (0.5, 0.8, 0.95):
-        exact = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-        interval = stats.percentile_interval(drawn.mean(axis=1), confidence)
-        assert interval == pytest.approx(exact, abs=0.026), "one step of the means is 0.025"
-
-
-def test_bootstrap_draws_episodes_within_a_run():
-    (drawn,) = draw([[[0, 0, 1, 1], [5, 5, 5, 5]]], 5000)
-    own = drawn[drawn < 2]  # of the first run: binomial of four
-    assert set(np.unique(own)) == {0, 0.25, 0.5, 0.75, 1}
-    assert (own == 0.5).mean() == pytest.approx(6 / 16, abs=0.02)
-    assert (drawn == 5).mean() == pytest.approx(0.5, abs=0.02), "of the second: always the same"
-
-
-def test_bootstrap_keeps_each_task_to_its_own_runs_and_draws_them_apart():
-    drawn = draw([[[0.0], [1.0]], [[0.0], [1.0], [1.0]], [[7.0]] * 4])
-    assert [task.shape for task in drawn] == [(2000, 2), (2000, 3), (2000, 4)]
-    assert (drawn[2] == 7).all()
-    assert abs(np.corrcoef(drawn[0].mean(axis=1), drawn[1].mean(axis=1))[0, 1]) < 0.1
-
-
-def test_same_generator_same_draws():
-    a, b, c = (draw([rng(5).random((4, 6))], 50, seed)[0] for seed in (1, 1, 2))
-    np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(a, c)
-
-
-@pytest.mark.parametrize("confidence", [0.0, 1.0, 95])
-def test_confidence_is_a_fraction(confidence):
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        stats.percentile_interval([1.0], confidence)
-
-
 @pytest.mark.parametrize("scores", [[], [0.5, 0.6], np.zeros((2, 2, 2))])
 def test_only_matrices_have_runs_and_tasks(scores):
     with pytest.raises(ValueError, match=r"no scores|a matrix"):

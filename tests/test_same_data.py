@@ -8,26 +8,28 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from cpl_bench.cli.main import main
 from cpl_bench.core import published
 from cpl_bench.core.cards import load_task
-from cpl_bench.core.dataset_cards import load_dataset_card
+from cpl_bench.core.dataset_cards import dataset_names, load_dataset_card
+from cpl_bench.core.errors import UserError
 from cpl_bench.core.published import Published, short
 from cpl_bench.core.seeds import generator
 from cpl_bench.core.toml import build
 from cpl_bench.core.versions import processor
 from cpl_bench.experiments.sample import remade_sample
 from cpl_bench.preferences.file import load_preferences
-from cpl_bench.preferences.format import arrays_hash
+from cpl_bench.preferences.format import preferences_hash
 from cpl_bench.preferences.label import label
 from cpl_bench.preferences.labelling import preference_path, with_options
 from cpl_bench.preferences.published import (
     measured,
     preferences_verdict,
-    sample_hash,
+    sample_hashes,
     sample_of,
     trajectories_verdict,
 )
@@ -38,7 +40,7 @@ from cpl_bench.tasks.pool import RolloutPool
 from cpl_bench.trajectories.cloning import cloned, exact_product, significant, tanh
 from cpl_bench.trajectories.collect import collect
 from cpl_bench.trajectories.dataset import content_hash, hashes_of_tenths
-from cpl_bench.trajectories.formats.minari import read_trajectories
+from cpl_bench.trajectories.formats.minari import minari_folder, read_trajectories
 
 HERE = Path(__file__).parent
 ALIKE = HERE / "alike.toml"
@@ -114,6 +116,16 @@ def test_grids(grid, bits):
         if grid is not seen or abs(x) < 1:
             assert on * 2**bits % 1 == 0
         assert float(np.asarray(grid(np.float64(x) * (1 + 1e-15)))) == on
+    for nothing in (0.0, -0.0, 1e-18, -1e-18):  # which side of zero a last bit falls on is chance
+        on = np.asarray(grid(np.float64(nothing)))
+        assert on == 0 and not np.signbit(on)
+
+
+def test_the_mathematics_has_a_name(pool):
+    """That of workers, whatever this process computes with."""
+    assert pool.mathematics() == pool.mathematics() != ""
+    with RolloutPool(1, {"GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX"}) as other:
+        assert other.mathematics() == pool.mathematics()
 
 
 def test_a_clone_learns_and_is_kept_at_its_stops():
@@ -160,8 +172,9 @@ def test_a_sample_comes_out_as_its_card_says(setting):
     words = [sys.executable, "-m", "cpl_bench.cli.main", "collect", str(ALIKE), "--sample"]
     done = subprocess.run(words, capture_output=True, text=True, env=forced)
     assert done.returncode == 0, done.stdout + done.stderr
-    named = load_dataset_card(str(ALIKE)).published.sample
-    assert f"the published bytes, sha256 {short(named)}" in done.stdout
+    named = load_dataset_card(str(ALIKE)).published
+    both = f"{short(named.sample_trajectories)} and {short(named.sample_preferences)}"
+    assert f"the published bytes, sha256 {both}" in done.stdout
 
 
 def test_the_kernels_that_are_forced_compute_differently():
@@ -188,7 +201,7 @@ def test_the_kernels_that_are_forced_compute_differently():
 def test_physics_is_that_of_workers_whatever_mathematics_is_chosen_outside(monkeypatch):
     """Unpinned, the third of these episodes went another way from a sine's last bit."""
     card, found = load_task("bin-picking"), []
-    for tunables in (None, PLAIN_GLIBC, "glibc.malloc.check=0"):
+    for tunables in (None, PLAIN_GLIBC, "glibc.cpu.hwcaps=-AVX2"):
         if tunables:
             monkeypatch.setenv("GLIBC_TUNABLES", tunables)
         with RolloutPool(1) as pool:
@@ -216,7 +229,8 @@ def test_the_first_episodes_do_not_depend_on_how_many_follow(tmp_path, monkeypat
     assert sample_of(card).episodes == 40
     collect(card, pool)
     source = read_trajectories(card.minari_id)
-    assert sample_hash(card, source, pool) == remade_sample(card, pool)
+    steps = tuple(level["step"] for level in source.record["levels"])
+    assert (steps, *sample_hashes(card, source, pool)) == remade_sample(card, pool)
     assert os.environ["MINARI_DATASETS_PATH"] == str(tmp_path)
 
 
@@ -246,14 +260,19 @@ def test_recording_and_comparing(own, pool, capsys):
     assert text.startswith(before.rstrip("\n"))
     assert card.published == measured(card, pool)
     assert card.published.processor == processor()
-    assert card.published.preferences == load_preferences(preference_path(card)).info.arrays_hash
+    assert card.published.mathematics == pool.mathematics()
+    assert card.published.card == card.fingerprint
+    assert (
+        card.published.preferences == load_preferences(preference_path(card)).info.preferences_hash
+    )
     assert main(["label", str(own), "--workers", "1"]) == 0
     said = capsys.readouterr().out
     assert said.count("the published bytes") == 2, "trajectories and preferences, though both there"
     assert main(["inspect", str(own), "--record", "--workers", "1"]) == 0
     assert own.read_text() == text, "once"
     assert main(["collect", str(own), "--sample", "--workers", "1"]) == 0
-    assert f"the published bytes, sha256 {short(card.published.sample)}" in capsys.readouterr().out
+    sample = short(card.published.sample_trajectories)
+    assert f"the published bytes, sha256 {sample} and" in capsys.readouterr().out
 
 
 def test_what_differs_is_said(own, pool, capsys):
@@ -268,8 +287,9 @@ def test_what_differs_is_said(own, pool, capsys):
         clone_steps=(1, 2),
         preferences="e" * 64,
         arrays={**card.published.arrays, "scores": "d" * 12, "weight": "c" * 12},
-        sample="b" * 64,
-        processor="an abacus",
+        sample_preferences="b" * 64,
+        mathematics="abacus",
+        processor="another chip",
     )
     published.record(own, other)
     changed = load_dataset_card(str(own))
@@ -278,13 +298,47 @@ def test_what_differs_is_said(own, pool, capsys):
     ours = short(card.published.trajectories)
     assert f"NOT the published bytes: sha256 {ours}, the card names ffffffffffff" in said
     assert "not (1, 2)" in said and "of its 20 episodes, 6 to 7 are the first that differ" in said
-    assert "an abacus" in said and processor() in said
+    assert f"made on {processor()} with another C library's mathematics; the card's on" in said
     said = preferences_verdict(changed)
     assert "NOT the published bytes" in said
     assert "the arrays that differ: scores, weight" in said
     capsys.readouterr()
     assert main(["collect", str(own), "--sample", "--workers", "1"]) == 2
-    assert "the card names bbbbbbbbbbbb" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "preferences are" in said and "not bbbbbbbbbbbb" in said
+    assert "the clone stops at steps" in said and "not (1, 2)" in said
+    assert "mathematics is" in said and "trajectories are" not in said
+
+
+def test_a_changed_card_compares_with_nothing(own, pool, capsys):
+    main(["inspect", str(own), "--record", "--workers", "1"])
+    own.write_text(own.read_text().replace("levels = [0.3, 0.7]", "levels = [0.4, 0.7]"))
+    card = load_dataset_card(str(own))
+    assert card.published.card != card.fingerprint
+    for said in (trajectories_verdict(card), preferences_verdict(card)):
+        assert "the card was changed since it was recorded" in said and "NOT" not in said
+    assert main(["collect", str(own), "--sample", "--workers", "1"]) == 2
+    assert "was changed since its hashes were recorded" in capsys.readouterr().err
+    same = replace(card, description="other words", name="other")
+    assert same.fingerprint == card.fingerprint
+
+
+def test_altered_data_are_found_out(own, pool):
+    """By their content: what a file says of itself is no proof."""
+    card = load_dataset_card(str(own))
+    path = preference_path(card)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # a bit of the last array
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="altered after it was written"):
+        load_preferences(path)
+    hdf5 = minari_folder(card.minari_id) / "data" / "main_data.hdf5"
+    with h5py.File(hdf5, "r+") as file:
+        rewards = file["episode_0"]["rewards"]
+        rewards[...] = rewards[...] + 1
+    assert "ALTERED after they were collected" in trajectories_verdict(card)
+    with pytest.raises(UserError, match="were altered after they were collected"):
+        label(card, pool)
 
 
 def test_other_labels_than_the_card_asks_for_have_nothing_to_compare_with(own):
@@ -313,7 +367,7 @@ def test_tenths_are_those_of_the_whole(own):
 def test_a_table_that_was_recorded_is_read_back(tmp_path):
     path = tmp_path / "card.toml"
     path.write_text('# mine\ntask = "pointmass"\n')
-    given = Published("a" * 64, ("b", "c"), (5, 7), "d", {"scores": "e"}, "f", 'a "chip" \\ 2')
+    given = Published("a", "b", ("c", "d"), (5, 7), "e", {"x": "f"}, "g", "h", "i", 'a "chip" \\')
     published.record(path, given)
     published.record(path, given)
     import tomllib
@@ -323,10 +377,22 @@ def test_a_table_that_was_recorded_is_read_back(tmp_path):
     assert build(Published, table["published"], path) == given
 
 
-@pytest.mark.parametrize("name", ["drawer-open", "sweep-into-small", "fetch-push"])
+def test_recording_leaves_the_rest_of_a_card_alone(tmp_path):
+    path = tmp_path / "card.toml"
+    path.write_text('[published]\ntrajectories = "x"\n\n[labelling]  # mine\ncap_steps = 50\n')
+    published.record(path, Published(trajectories="y"))
+    text = path.read_text()
+    assert "[labelling]  # mine\ncap_steps = 50" in text and text.count("[published]") == 1
+    assert 'trajectories = "y"' in text and '"x"' not in text
+
+
+@pytest.mark.parametrize("name", dataset_names())
 def test_every_official_card_names_its_data(name):
     card = load_dataset_card(name)
-    for digest in (card.published.trajectories, card.published.preferences, card.published.sample):
+    assert card.published.card == card.fingerprint, "record the hashes of the changed card's data"
+    named = card.published
+    samples = (named.sample_trajectories, named.sample_preferences)
+    for digest in (named.trajectories, named.preferences, *samples):
         assert len(digest) == 64 and set(digest) <= set("0123456789abcdef")
     assert len(card.published.clone_steps) == len(card.behaviour.levels)
     assert set(card.published.arrays) >= {"observations", "scores", "segment_starts"}
@@ -334,7 +400,12 @@ def test_every_official_card_names_its_data(name):
 
 def test_equal_preferences_have_one_hash_and_others_another(own):
     preferences = load_preferences(preference_path(load_dataset_card(str(own))))
-    assert arrays_hash(preferences) == arrays_hash(replace(preferences))
+    assert preferences_hash(preferences) == preferences_hash(replace(preferences))
     scores = preferences.scores.copy()
     scores[3] += 1
-    assert arrays_hash(replace(preferences, scores=scores)) != arrays_hash(preferences)
+    assert preferences_hash(replace(preferences, scores=scores)) != preferences_hash(preferences)
+    for changed in ({"annotator": "noisy"}, {"annotator_settings": {"error_rate": 0.4}}):
+        other = replace(preferences, info=replace(preferences.info, **changed))
+        assert preferences_hash(other) != preferences_hash(preferences), "other answers"
+    said = replace(preferences.info, command="another", versions={})
+    assert preferences_hash(replace(preferences, info=said)) == preferences_hash(preferences)

@@ -32,7 +32,9 @@ def inspect(
         record: also write the hashes of the data into the card, as the published ones.
         workers: rollout processes; 0 for one a processor.
     """
+    from cpl_bench.core import folders
     from cpl_bench.core.dataset_cards import load_dataset_card
+    from cpl_bench.core.errors import UserError
     from cpl_bench.experiments.make import ensure_preferences
     from cpl_bench.preferences.inspect import inspect as show
     from cpl_bench.preferences.published import preferences_verdict, trajectories_verdict
@@ -42,6 +44,8 @@ def inspect(
     for name in scorers:
         find_scorer(name)
     card = load_dataset_card(dataset)
+    if record and not (card.file or folders.is_checkout()):
+        raise UserError(f"{card.path} is an installed copy; record hashes in a checkout.")
     with RolloutPool(workers or None) as pool:
         path = ensure_preferences(card, pool)
         show(card, path, pool, scorers)
@@ -76,12 +80,9 @@ def _calibrate(card: Any, path: Path) -> None:
 
 
 def _publish(card: Any, pool: Any) -> None:
-    from cpl_bench.core import folders, published
-    from cpl_bench.core.errors import UserError
+    from cpl_bench.core import published
     from cpl_bench.preferences.published import measured
 
-    if not (card.file or folders.is_checkout()):
-        raise UserError(f"{card.path} is an installed copy; record hashes in a checkout.")
     found = measured(card, pool)
     published.record(card.path, found)
     print(f"recorded       {card.path}: {published.short(found.preferences)}")

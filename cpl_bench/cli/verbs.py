@@ -81,13 +81,11 @@ def collect(dataset: Name, /, sample: bool = False, workers: int = 0) -> None:
         print(f"Trajectories: {make(dataset, workers=workers)}")
         return
     from cpl_bench.core.dataset_cards import load_dataset_card
-    from cpl_bench.core.published import short
     from cpl_bench.experiments.sample import check_sample
     from cpl_bench.tasks.pool import RolloutPool
 
     with RolloutPool(workers or None) as pool:
-        found = check_sample(load_dataset_card(dataset), pool)
-    print(f"sample         the published bytes, sha256 {short(found)}")
+        print(f"sample         {check_sample(load_dataset_card(dataset), pool)}")
 
 
 def label(

@@ -1,6 +1,8 @@
 """Dataset cards: where trajectories come from, how they are cut, scored and answered."""
 
-from dataclasses import dataclass, field
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from cpl_bench.core.errors import UserError, unknown_name
 from cpl_bench.core.folders import card_folder
 from cpl_bench.core.names import NAME
 from cpl_bench.core.pairs import Pairs
-from cpl_bench.core.published import Published
+from cpl_bench.core.published import Published, short
 from cpl_bench.core.toml import build
 
 
@@ -106,6 +108,15 @@ class DatasetCard:
     def path(self) -> Path:
         """The card's file."""
         return Path(self.file) if self.file else card_folder("datasets") / f"{self.name}.toml"
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with whatever of the card decides its data."""
+        asked = asdict(self)
+        for name in ("name", "description", "published", "file"):
+            del asked[name]
+        del asked["behaviour"]["score_band"]
+        return short(hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest())
 
     @property
     def minari_id(self) -> str:

@@ -1,5 +1,6 @@
 """What a dataset card says came out of it, so that every lab can see whether it has the same."""
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from cpl_bench.core.files import write_atomically
 
-HEADING = "[published]"
+TABLE = "published"
 SHOWN = 12
 """Letters of a hash that messages and pages show."""
 
@@ -16,6 +17,8 @@ SHOWN = 12
 class Published:
     """Hashes (SHA-256) of the data of a card; empty where none were recorded."""
 
+    card: str = ""
+    """Of what the card asks for, shortened: a changed card has nothing to compare with."""
     trajectories: str = ""
     """Of all episodes."""
     tenths: tuple[str, ...] = ()
@@ -23,13 +26,17 @@ class Published:
     clone_steps: tuple[int, ...] = ()
     """Gradient steps at which the clone was stopped, one a level."""
     preferences: str = ""
-    """Of the arrays of the preference file that the card's own labelling gives."""
+    """Of the preferences that the card's own labelling gives."""
     arrays: dict[str, str] = field(default_factory=dict)
-    """Of each of those arrays, shortened."""
-    sample: str = ""
-    """Of the card's sample: its first episodes, with labels of their own."""
+    """Of each array in their file, shortened."""
+    sample_trajectories: str = ""
+    """Of the card's sample: its first episodes…"""
+    sample_preferences: str = ""
+    """…with labels of their own."""
+    mathematics: str = ""
+    """What the workers that made them computed of sines and the like."""
     processor: str = ""
-    """Where this was recorded."""
+    """What they ran on."""
 
 
 def short(digest: str) -> str:
@@ -38,11 +45,28 @@ def short(digest: str) -> str:
 
 
 def record(path: Path, published: Published) -> None:
-    """Write the table into a card's file, in place of an earlier one; comments elsewhere stay."""
-    text = path.read_text(encoding="utf-8").split(f"\n{HEADING}")[0].rstrip("\n")
+    """Write the table into a card's file, in place of an earlier one; all else stays as it is."""
+    before = path.read_text(encoding="utf-8")
     lines = [f"{key} = {_toml(value)}" for key, value in asdict(published).items()]
-    note = "# What came out: cpl-bench inspect --record"
-    write_atomically(path, "\n".join([text, "", f"{HEADING} {note}", *lines, ""]))
+    table = [f"[{TABLE}] # What came out: cpl-bench inspect --record", *lines]
+    kept = "\n".join(_without_table(before.splitlines())).rstrip("\n")
+    text = "\n".join([kept, "", *table, ""])
+    assert _others(text) == _others(before), "only the one table may change"
+    write_atomically(path, text)
+
+
+def _without_table(lines: list[str]) -> list[str]:
+    kept, inside = [], False
+    for line in lines:
+        if line.startswith("["):
+            inside = line.startswith(f"[{TABLE}]")
+        if not inside:
+            kept.append(line)
+    return kept
+
+
+def _others(text: str) -> dict[str, Any]:
+    return {key: value for key, value in tomllib.loads(text).items() if key != TABLE}
 
 
 def _toml(value: Any) -> str:

@@ -83,7 +83,7 @@ def find_preferences(data: str | Path, pool: RolloutPool) -> tuple[str, Preferen
         return f"{preferences.info.card}-{Path(data).stem}".lstrip("-"), preferences
     card = load_dataset_card(str(data))
     preferences = load_preferences(ensure_preferences(card, pool))
-    if card.published.preferences not in ("", preferences.info.arrays_hash):
+    if card.published.preferences not in ("", preferences.info.preferences_hash):
         say(
             f"{card.name}: not the published bytes. Where they differ: "
             f"cpl-bench label {card.file or card.name}"

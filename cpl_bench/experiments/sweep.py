@@ -11,11 +11,11 @@ from pathlib import Path
 from cpl_bench.core.errors import UserError
 from cpl_bench.experiments.card import Experiment
 from cpl_bench.experiments.cells import Launcher, cells, check_cells, one_by_one
+from cpl_bench.report.films import film_of
 from cpl_bench.report.read import read_run
 from cpl_bench.report.report import ReportResult, report
 from cpl_bench.runs.film import film
-from cpl_bench.runs.record import read_record
-from cpl_bench.runs.webp import FILM, read_film
+from cpl_bench.runs.webp import FILM
 from cpl_bench.tasks.pool import RolloutPool
 
 
@@ -31,7 +31,7 @@ def run_experiment(
     todo = cells(experiment)
     launch(todo, out, pool)
     if experiment.video:
-        _film_best([out / cell.folder for cell in todo], out / FILM)
+        _film_best([out / cell.folder for cell in todo], out)
     else:
         (out / FILM).unlink(missing_ok=True)
     return report_on(experiment, out)
@@ -48,12 +48,15 @@ def report_on(experiment: Experiment, out: Path) -> ReportResult:
     return report(runs, out, experiment.title or experiment.name, intro)
 
 
-def _film_best(runs: list[Path], path: Path) -> None:
-    """Film the run that scores best at the end, unless `path` shows it already."""
-    best = max(runs, key=lambda run: read_run(run).last.mean())
-    record, there = read_record(best), read_film(path)
-    if there is None or (there.dataset, there.method) != (record.dataset, record.method):
-        film(best, path=path)
+def _film_best(runs: list[Path], out: Path) -> None:
+    """Film the run that scores best at the end, unless the film under `out` shows it already.
+
+    An older film goes first: where rendering does not work, there is none.
+    """
+    best = max(map(read_run, runs), key=lambda run: run.last.mean())
+    if film_of([best], out) is None:
+        (out / FILM).unlink(missing_ok=True)
+        film(best.folder, path=out / FILM)
 
 
 def check_experiment(experiment: Experiment, out: Path | None = None) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cpl_bench.core.errors import UserError
-from cpl_bench.preferences.format import PreferenceInfo, Preferences, arrays_hash
+from cpl_bench.preferences.format import PreferenceInfo, Preferences, preferences_hash
 from cpl_bench.preferences.verify import verify
 
 
@@ -121,8 +121,8 @@ def preferences_from_arrays(
         info=info,
     )
     verify(preferences, "the arrays")
-    own = arrays_hash(preferences)
-    return replace(preferences, info=replace(info, source_hash=own, arrays_hash=own))
+    own = preferences_hash(preferences)
+    return replace(preferences, info=replace(info, source_hash=own, preferences_hash=own))
 
 
 def preferences_from_pairs(

@@ -15,7 +15,7 @@ from cpl_bench.preferences.format import (
     FORMAT_VERSION,
     PreferenceInfo,
     Preferences,
-    arrays_hash,
+    preferences_hash,
 )
 from cpl_bench.preferences.verify import LAYOUT, OPTIONAL, verify
 
@@ -38,7 +38,7 @@ def write_preferences(path: Path | str, preferences: Preferences) -> None:
         for name in LAYOUT
         if getattr(preferences, name) is not None
     }
-    info = replace(preferences.info, arrays_hash=arrays_hash(preferences))
+    info = replace(preferences.info, preferences_hash=preferences_hash(preferences))
     metadata = {"format_version": FORMAT_VERSION, **asdict(info)}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, {_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
@@ -49,7 +49,8 @@ def load_preferences(path: Path | str) -> Preferences:
 
     Raises:
         UserError: no such file, or one that cannot be vouched for: not a whole safetensors file,
-            another program's, another format version, or contradicting itself (see `verify`).
+            another program's, another format version, contradicting itself (see `verify`), or
+            altered.
     """
     path = Path(path)
     if not path.is_file():
@@ -68,6 +69,11 @@ def load_preferences(path: Path | str) -> Preferences:
         verify(preferences, str(path))
     except UserError as problem:
         raise UserError(f"{problem} Make the file again with `cpl-bench label`.") from None
+    if preferences_hash(preferences) != info.preferences_hash:
+        raise UserError(
+            f"{path} was altered after it was written: its content has another SHA-256 than its "
+            "header names. Make the file again with `cpl-bench label`."
+        )
     return preferences
 
 

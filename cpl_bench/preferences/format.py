@@ -18,6 +18,7 @@ in `info` answers from their scores. People give no scores: then there are none 
 """
 
 import hashlib
+import json
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -59,8 +60,8 @@ class PreferenceInfo:
     """Package and simulator versions."""
     command: str = ""
     """The command line that wrote the file."""
-    arrays_hash: str = ""
-    """SHA-256 of the file's arrays, which the writer adds: the name of the data among labs."""
+    preferences_hash: str = ""
+    """SHA-256 of what is learned from, which the writer adds: the name of the data among labs."""
 
     @property
     def title(self) -> str:
@@ -117,9 +118,12 @@ class Preferences:
         )
 
 
-def arrays_hash(preferences: Preferences) -> str:
-    """SHA-256 over every array, by name: what tells two sets of one's own data apart."""
-    digest = hashlib.sha256()
+def preferences_hash(preferences: Preferences) -> str:
+    """SHA-256 over every array and over what answers for those that are not listed."""
+    info, seed = preferences.info, preferences.info.seeds.get("annotator", 0)
+    cut = [info.segment_length, info.pairs, info.ranked_size]
+    answered = [info.annotator, sorted(info.annotator_settings.items()), seed]
+    digest = hashlib.sha256(json.dumps([cut, answered]).encode())
     for each in hashes_by_array(preferences).values():
         digest.update(each.encode())
     return digest.hexdigest()

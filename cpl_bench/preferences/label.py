@@ -30,7 +30,7 @@ from cpl_bench.preferences.labelling import (
 from cpl_bench.preferences.scorers import find_scorer
 from cpl_bench.preferences.segments import draw_segments, segments_of
 from cpl_bench.tasks.pool import RolloutPool
-from cpl_bench.trajectories.dataset import TrajectorySet
+from cpl_bench.trajectories.dataset import TrajectorySet, content_hash
 from cpl_bench.trajectories.formats.minari import read_record, read_trajectories
 
 
@@ -100,7 +100,7 @@ def _assemble(
         card.labelling.annotator_settings,
     )
     weight = np.asarray(weight, np.float32)
-    info = planned_info(card, source.record.get("content_hash", ""))
+    info = planned_info(card, _vouched_for(source))
     trajectories = source.trajectories
     return Preferences(
         observations=np.concatenate([each.observations[:-1] for each in trajectories]),
@@ -117,6 +117,21 @@ def _assemble(
         terminations=_terminations(source),
         info=info,
     )
+
+
+def _vouched_for(source: TrajectorySet) -> str:
+    """The hash of some trajectories; empty for foreign ones.
+
+    Raises:
+        UserError: they are not those that were collected.
+    """
+    named = source.record.get("content_hash", "")
+    if named and content_hash(source.trajectories) != named:
+        raise UserError(
+            f"The trajectories of {source.minari_id} were altered after they were collected: the "
+            "SHA-256 of their content is not the recorded one. Move them away, and collect again."
+        )
+    return named
 
 
 def _terminations(source: TrajectorySet) -> np.ndarray | None:

@@ -77,10 +77,10 @@ def with_options(
         annotator_settings=dict(annotator_settings),
     )
     check_labelling(card.task, cut, labelling)
-    published = card.published
-    if (cut, labelling) != (before, how):  # the card names the preferences of its own labelling
-        published = replace(published, preferences="", arrays={})
-    return replace(card, segments=cut, labelling=labelling, published=published)
+    changed, published = replace(card, segments=cut, labelling=labelling), card.published
+    if changed != card and published.card == card.fingerprint:  # it names its own labels' hash
+        published = replace(published, card=changed.fingerprint, preferences="", arrays={})
+    return replace(changed, published=published)
 
 
 def planned_info(card: DatasetCard, source_hash: str = "") -> PreferenceInfo:

@@ -6,90 +6,90 @@ minutes instead of an hour for whoever wants to know whether a machine makes the
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
-
-import numpy as np
+from typing import Any
 
 from cpl_bench.core.cards import load_task
 from cpl_bench.core.dataset_cards import DatasetCard
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.published import Published, short
-from cpl_bench.core.versions import installed, processor
 from cpl_bench.preferences.file import load_preferences
-from cpl_bench.preferences.format import arrays_hash, hashes_by_array
+from cpl_bench.preferences.format import hashes_by_array, preferences_hash
 from cpl_bench.preferences.label import labelled
 from cpl_bench.preferences.labelling import preference_path
 from cpl_bench.tasks.pool import RolloutPool
 from cpl_bench.trajectories.dataset import TrajectorySet, content_hash, hashes_of_tenths
-from cpl_bench.trajectories.formats.minari import read_record, read_trajectories
+from cpl_bench.trajectories.formats.minari import read_trajectories
 
 SAMPLE_EPISODES, SAMPLE_SEGMENTS = 40, 100
 
 
 def trajectories_verdict(card: DatasetCard) -> str:
-    """One line on the collected trajectories of a card; where they differ, a line on each cause."""
-    there = read_record(card.minari_id) or {}
-    found, named = there.get("content_hash", ""), card.published
-    if not named.trajectories:
-        return f"trajectories   sha256 {short(found)}; the card names none to compare with"
-    if found == named.trajectories:
-        return f"trajectories   the published bytes, sha256 {short(found)}"
-    lines = _differing("trajectories", found, named.trajectories)
-    steps = tuple(level["step"] for level in there.get("levels", []))
+    """What the collected trajectories of a card are, by their content; a line on each difference.
+
+    Raises:
+        UserError: there are none.
+    """
+    source, named = read_trajectories(card.minari_id), card.published
+    found = content_hash(source.trajectories)
+    if found != source.record.get("content_hash"):
+        return _line("trajectories", f"ALTERED after they were collected, sha256 {short(found)}")
+    if known := _known("trajectories", card, found, named.trajectories):
+        return known
+    lines = [_differing(found, named.trajectories)]
+    steps = tuple(level["step"] for level in source.record["levels"])
     if steps != named.clone_steps:
         lines.append(f"the clone was stopped at steps {steps}, not {named.clone_steps}")
-    source = read_trajectories(card.minari_id)
     tenths = [short(each) for each in hashes_of_tenths(source.trajectories)]
-    count = len(source.trajectories)
-    if tenths != list(named.tenths):
-        pairs = zip(tenths, named.tenths, strict=False)
-        tenth = next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), 9)
+    count, pairs = len(source.trajectories), zip(tenths, named.tenths, strict=False)
+    tenth = next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), None)
+    if tenth is not None:
         first, last = count * tenth // 10, max(count * (tenth + 1) // 10 - 1, 0)
         lines.append(f"of its {count} episodes, {first} to {last} are the first that differ")
-    lines.append(_where(card, there.get("versions", {})))
-    return "\n               ".join(lines)
+    return _line("trajectories", *lines, _origin(card, source.record))
 
 
 def preferences_verdict(card: DatasetCard) -> str:
-    """One line on the labelled preferences of a card; where they differ, which arrays do."""
+    """What the labelled preferences of a card are; where they differ, which arrays do.
+
+    Raises:
+        UserError: there are none, or they were altered.
+    """
     preferences, named = load_preferences(preference_path(card)), card.published
-    found = preferences.info.arrays_hash
-    if not named.preferences:
-        return f"preferences    sha256 {short(found)}; the card names none to compare with"
-    if found == named.preferences:
-        return f"preferences    the published bytes, sha256 {short(found)}"
-    ours = hashes_by_array(preferences)
-    differ = [
-        name for name in {**ours, **named.arrays} if _of(ours, name) != _of(named.arrays, name)
-    ]
-    lines = _differing("preferences", found, named.preferences)
-    lines.append(f"the arrays that differ: {', '.join(differ)}")
-    lines.append(_where(card, preferences.info.versions))
-    return "\n               ".join(lines)
+    found = preferences.info.preferences_hash
+    if known := _known("preferences", card, found, named.preferences):
+        return known
+    ours = {name: short(each) for name, each in hashes_by_array(preferences).items()}
+    names = [name for name in {**ours, **named.arrays} if ours.get(name) != named.arrays.get(name)]
+    differ = f"the arrays that differ: {', '.join(names) or 'none, but who answers does'}"
+    return _line("preferences", _differing(found, named.preferences), differ)
 
 
 def measured(card: DatasetCard, pool: RolloutPool) -> Published:
     """What lies on disk of a card, as the card is to name it; the sample is labelled for it.
 
     Raises:
-        UserError: the card is not collected and labelled.
+        UserError: the card is not collected and labelled, or one does not belong to the other.
     """
     source = read_trajectories(card.minari_id)
     preferences = load_preferences(preference_path(card))
     if content_hash(source.trajectories) != preferences.info.source_hash:
         raise UserError(
             f"The preferences of {card.name} were not made from the trajectories that lie there. "
-            f"Make them again: cpl-bench label {card.name}"
+            f"Make them again: cpl-bench label {card.file or card.name}"
         )
+    sample = sample_hashes(card, source, pool)
     return Published(
+        card=card.fingerprint,
         trajectories=preferences.info.source_hash,
         tenths=tuple(short(each) for each in hashes_of_tenths(source.trajectories)),
         clone_steps=tuple(level["step"] for level in source.record["levels"]),
-        preferences=arrays_hash(preferences),
+        preferences=preferences.info.preferences_hash,
         arrays={name: short(each) for name, each in hashes_by_array(preferences).items()},
-        sample=sample_hash(card, source, pool),
-        processor=processor(),
+        sample_trajectories=sample[0],
+        sample_preferences=sample[1],
+        **source.record["machine"],
     )
 
 
@@ -100,36 +100,51 @@ def sample_of(card: DatasetCard) -> DatasetCard:
     return replace(card, episodes=episodes, segments=cut, published=Published())
 
 
-def sample_hash(card: DatasetCard, source: TrajectorySet, pool: RolloutPool) -> str:
-    """SHA-256 of a card's sample, of which `source` holds at least the episodes."""
+def sample_hashes(card: DatasetCard, source: TrajectorySet, pool: RolloutPool) -> tuple[str, str]:
+    """SHA-256 of a sample's trajectories and preferences; `source` holds at least the episodes."""
     sample = sample_of(card)
-    first = replace(source, trajectories=source.trajectories[: sample.episodes])
-    preferences = labelled(sample, first, pool)
-    both = content_hash(first.trajectories) + arrays_hash(preferences)
-    return hashlib.sha256(both.encode()).hexdigest()
+    trajectories = source.trajectories[: sample.episodes]
+    of_those = {**source.record, "content_hash": content_hash(trajectories)}
+    first = replace(source, trajectories=trajectories, record=of_those)
+    return of_those["content_hash"], preferences_hash(labelled(sample, first, pool))
 
 
-def _differing(what: str, found: str, named: str) -> list[str]:
-    return [
-        f"{what:<15}NOT the published bytes: sha256 {short(found)}, the card names {short(named)}; "
-        "results on the two do not compare"
-    ]
+def _known(what: str, card: DatasetCard, found: str, named: str) -> str:
+    """The verdict where nothing is left to find out; else empty."""
+    digest = f"sha256 {short(found)}"
+    if not card.published.trajectories:
+        return _line(what, f"{digest}; the card names none to compare with")
+    if card.published.card != card.fingerprint:
+        return _line(
+            what, f"{digest}; the card was changed since it was recorded: inspect --record"
+        )
+    if not named:
+        return _line(what, f"{digest}; the card names none for such labels")
+    return _line(what, f"the published bytes, {digest}") if found == named else ""
 
 
-def _of(hashes: dict[str, str], name: str) -> str:
-    return short(hashes[name]) if name in hashes else ""
-
-
-def _where(card: DatasetCard, versions: dict[str, str]) -> str:
-    """What may be the cause: simulators, and the kinds of processor."""
-    task = load_task(card.task)
-    wanted = {name: version.lstrip("=") for name, version in task.simulators.items()}
-    found = {**installed(task), **{name: versions.get(name, "?") for name in task.simulators}}
-    other = [
-        f"{name} {found[name]} (the card's: {v})" for name, v in wanted.items() if found[name] != v
-    ]
-    simulators = ", ".join(other) or "the simulators are the card's"
+def _differing(found: str, named: str) -> str:
     return (
-        f"{simulators}; numpy {np.__version__}; this is {processor()}, the card was recorded on "
-        f"{card.published.processor or 'an unknown processor'}"
+        f"NOT the published bytes: sha256 {short(found)}, the card names {short(named)}; results "
+        "on the two do not compare"
     )
+
+
+def _origin(card: DatasetCard, record: Mapping[str, Any]) -> str:
+    """What may be the cause: simulators, the C library, the kind of processor."""
+    machine, versions, named = record.get("machine", {}), record.get("versions", {}), card.published
+    wanted = load_task(card.task).simulators
+    others = [f"{k} {versions.get(k)} (the card's: {v})" for k, v in wanted.items()]
+    others = [
+        each for each, (k, v) in zip(others, wanted.items(), strict=True) if versions.get(k) != v
+    ]
+    if machine.get("mathematics") != named.mathematics:
+        others.append("another C library's mathematics")
+    made = f"made on {machine.get('processor', 'an unknown processor')}"
+    return (
+        f"{made} with {', '.join(others) or 'the same simulators'}; the card's on {named.processor}"
+    )
+
+
+def _line(what: str, *facts: str) -> str:
+    return f"{what:<15}" + "\n               ".join(facts)

@@ -33,6 +33,10 @@ MOST_TOGETHER = 4
 """More methods than this on a dataset are drawn apart, a panel each."""
 MOST_BESIDE = 4
 """Panels in a row of those."""
+TITLE_WIDTHS, HEADING_WIDTH = {1: 56, 2: 36, 3: 26}, 76
+"""Letters in a line of a dataset's name, over a panel of so many in a row and over all of them."""
+TITLE_LINE = 0.18
+"""Inches of such a line."""
 NAME_WIDTHS = {3: 26, 4: 18}
 """Letters in a line over a panel, of so many in a row."""
 MARKED_CHECKPOINTS = 30
@@ -92,6 +96,8 @@ def _draw_together(panels: list[Panel], methods: list[str], styles: dict[str, St
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
     width, height = {1: (0.75 * WIDTH, 3.8), 2: (WIDTH, 3.3)}.get(columns, (WIDTH, 2.6))
+    titles = [fill(panel.dataset, TITLE_WIDTHS[columns]) for panel in panels]
+    height += TITLE_LINE * max(title.count("\n") for title in titles)
 
     def draw(figure: "Figure") -> None:
         alike = all(panel.scoring.is_success for panel in panels)
@@ -105,7 +111,7 @@ def _draw_together(panels: list[Panel], methods: list[str], styles: dict[str, St
             for curve in panel.curves:
                 _draw_curve(axes, curve, styles[curve.method], panel.times)
             _dress(axes, panel)
-            axes.set_title(plain(panel.dataset), loc="left", fontweight="bold")
+            axes.set_title(plain(titles[place]), loc="left", fontweight="bold")
             axes.set_xlabel("gradient steps")
             if not alike or place % columns == 0:
                 axes.set_ylabel(panel.scoring.axis)
@@ -126,7 +132,7 @@ def _draw_apart(panels: list[Panel], styles: dict[str, Style]) -> Picture:
         ratios = [ratio for count in rows for ratio in (HEADING, *[1] * count)]
         grid, top = figure.add_gridspec(len(ratios), columns, height_ratios=ratios), 0
         for panel, count in zip(panels, rows, strict=True):
-            head(figure, grid[top, :], panel.dataset)
+            head(figure, grid[top, :], fill(panel.dataset, HEADING_WIDTH))
             _draw_block(figure, grid, top + 1, panel, styles)
             top += 1 + count
         _draw_legend(figure, [])

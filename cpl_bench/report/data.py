@@ -10,35 +10,42 @@ from cpl_bench.preferences.format import PreferenceInfo
 from cpl_bench.preferences.labelling import is_asked_alike, planned_info
 from cpl_bench.report.read import EvaluatedRun
 
+STALE = "**Stale:**"
+
 
 def about_data(runs: Sequence[EvaluatedRun]) -> str:
     """Markdown about the data of one dataset's runs."""
-    infos = [run.record.preferences for run in runs]
-    if len({(info.source_hash, info.arrays_hash) for info in infos}) > 1:
-        each = "; ".join(
-            f"{run.method}: {_hashes(info)}" for run, info in zip(runs, infos, strict=True)
-        )
-        return f"**Not one dataset:** the methods saw different data. {each}."
-    info, published = infos[0], published_of(infos[0])
-    text = f"Data: {_hashes(info)}"
+    said = {run.method: _about(run.record.preferences) for run in runs}
+    if len(set(said.values())) == 1:
+        return next(iter(said.values()))
+    each = "".join(f"\n- {method}: {text}" for method, text in said.items())
+    return f"**Not one dataset:** the methods did not all see the same data.\n{each}"
+
+
+def is_stale(run: EvaluatedRun) -> bool:
+    """Whether a run saw other data than its card publishes."""
+    return STALE in _about(run.record.preferences)
+
+
+def _about(info: PreferenceInfo) -> str:
+    published = published_of(info)
+    saw = f"trajectories `{short(info.source_hash)}`, "
+    saw *= info.source_hash != info.preferences_hash  # they are one: arrays of one's own
+    saw += f"preferences `{short(info.preferences_hash)}`"
     if not published.trajectories or not info.source_hash:
-        return f"{text}."
+        return f"Data: {saw}."
     if info.source_hash == published.trajectories and not published.preferences:
-        return f"{text}: labels of one's own on the published trajectories."
-    if (info.source_hash, info.arrays_hash) == (published.trajectories, published.preferences):
-        return f"{text}: the published bytes."
+        return f"Data: {saw}: labels of one's own on the published trajectories."
+    found = (info.source_hash, info.preferences_hash)
+    if found == (published.trajectories, published.preferences):
+        return f"Data: {saw}: the published bytes."
     now = f"trajectories `{short(published.trajectories)}`"
     if published.preferences:
         now += f", preferences `{short(published.preferences)}`"
     return (
-        f"**Stale:** these runs saw {_hashes(info)}; the card now publishes {now}. Their "
-        "numbers do not compare with newer ones until they are made again."
+        f"{STALE} trained on {saw}; the card now publishes {now}. These numbers do not compare "
+        "with newer ones until they are made again."
     )
-
-
-def is_stale(runs: Sequence[EvaluatedRun]) -> bool:
-    """Whether any of the runs saw other data than its card publishes."""
-    return any(about_data([run]).startswith("**Stale") for run in runs)
 
 
 def published_of(info: PreferenceInfo) -> Published:
@@ -49,13 +56,8 @@ def published_of(info: PreferenceInfo) -> Published:
     if info.card not in dataset_names() or info.source != f"cpl_bench/{info.card}-v0":
         return Published()
     card = load_dataset_card(info.card)
+    if card.published.card != card.fingerprint:
+        return Published()
     if is_asked_alike(info, card) and info.command == planned_info(card).command:
         return card.published
     return Published(trajectories=card.published.trajectories)
-
-
-def _hashes(info: PreferenceInfo) -> str:
-    preferences = f"preferences `{short(info.arrays_hash)}`"
-    if info.source_hash == info.arrays_hash:  # arrays of one's own
-        return preferences
-    return f"trajectories `{short(info.source_hash)}`, {preferences}"

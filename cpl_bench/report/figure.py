@@ -19,6 +19,7 @@ RESOLUTIONS, LARGEST_PNG_BYTES = (150, 110, 80, 60), 480_000
 HEADING = 0.01
 """Height of a heading's row in a grid, in panels: its letters make room for themselves."""
 DASHED = (0, (4.0, 1.4))
+_NOTHING = "\N{ZERO WIDTH SPACE}"
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,13 @@ def frame(axes: "Axes", numbers: int = 5) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.03)
     axes.locator_params(axis="x", nbins=numbers)
-    axes.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k" if step else "0")
+    axes.xaxis.set_major_formatter(lambda step, _: _thousands(step, axes.get_xlim()[1]))
+    axes.ticklabel_format(axis="y", style="plain", useOffset=False)  # no 1e7 over the axis
+
+
+def _thousands(step: float, last: float) -> str:
+    """A number of steps as ticks show it, on an axis that ends at `last`."""
+    return f"{step / 1000:g}k" if step and last >= 1000 else f"{step:g}"
 
 
 def legend_columns(labels: list[str], width: float) -> int:
@@ -152,5 +159,6 @@ def legend_columns(labels: list[str], width: float) -> int:
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib shows as it stands."""
-    return text.replace("$", r"\$")
+    """Text that matplotlib shows as it stands, in a legend too."""
+    hidden = text.startswith("_")  # legends leave such labels out
+    return (_NOTHING if hidden else "") + text.replace("$", r"\$")

@@ -4,21 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cpl_bench.report.read import EvaluatedRun
-from cpl_bench.runs.webp import FILM, TRIES_IN_WORDS, Film, read_film
+from cpl_bench.runs.webp import FILM, TRIES_IN_WORDS, Film, origin_of, read_film
 
 
 def film_of(runs: Sequence[EvaluatedRun], out: Path) -> Film | None:
-    """The film in the folder of a report, if it shows one of its runs."""
+    """The film in the folder of a report, if it shows the last checkpoint of one of its runs.
+
+    That of an older run with the same names does not.
+    """
     film = read_film(out / FILM)
     if film is None:
         return None
-    shown = [
-        run
-        for run in runs
-        if (run.dataset, run.method) == (film.dataset, film.method)
-        and film.seed in run.record.seeds
-    ]
-    return film if shown else None
+    for run in runs:
+        last = int(run.checkpoints[-1])
+        if film.origin == origin_of(run.folder, last) and film.seed in run.record.seeds:
+            return film
+    return None
 
 
 def film_section(film: Film) -> str:
@@ -28,5 +29,5 @@ def film_section(film: Film) -> str:
         if film.succeeded
         else f"the last of {TRIES_IN_WORDS} test episodes, none of which succeeded"
     )
-    what = f"One episode of {film.method} on {film.dataset}"
-    return f"## Film\n\n![{what}]({film.path.name})\n\n{what}, seed {film.seed}: {which}."
+    what = f"One episode of {film.origin.method} on {film.origin.dataset}"
+    return f"## Film\n\n![{what}]({FILM})\n\n{what}, seed {film.seed}: {which}."

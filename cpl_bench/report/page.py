@@ -5,7 +5,7 @@ from math import isnan
 from cpl_bench.core.score import SUCCESS, Score
 from cpl_bench.report import aggregates, intervals
 from cpl_bench.report.aggregates import Estimate, Overall, over_tasks
-from cpl_bench.report.data import about_data
+from cpl_bench.report.data import about_data, is_stale
 from cpl_bench.report.intervals import CONFIDENCE
 from cpl_bench.report.read import EvaluatedRun
 from cpl_bench.report.table import WINDOW, TableRow
@@ -33,6 +33,11 @@ def write_page(
         film: Markdown of a section of its own
     """
     parts = [MARK, f"# {title}"]
+    if stale := [run for run in runs if is_stale(run)]:
+        parts.append(
+            f"> **Stale:** {len(stale)} of the {len(runs)} runs on this page saw other data than "
+            "their cards publish now. Their numbers stand as they were measured."
+        )
     if intro.strip():
         parts.append(intro.strip())
     for dataset in dict.fromkeys(run.dataset for run in runs):
@@ -93,9 +98,17 @@ def _overall_section(overall: Overall) -> list[str]:
             "on the same task; a tie counts half. "
         )
     text += (
-        f"Intervals: {aggregates.NAME}, seeds drawn within a task and episodes within a seed "
-        f"({aggregates.RESAMPLES:,} resamples)."
+        f"Intervals: the {intervals.NAME} of what each would be over very many new seeds, by "
+        f"their true scores and with as many on each task ({aggregates.DRAWS:,} draws from the "
+        "posteriors behind the tables above)."
     )
+    if overall.fewest == 2:
+        text += (
+            " With two seeds on a task they cover the truth at least "
+            f"{aggregates.TWO_SEEDS:.0%} of the time in simulations."
+        )
+    elif overall.fewest == 1:
+        text += " A single seed's part accounts for its episodes only."
     if overall.unscaled:
         text += f" Left out, for plain returns have no common scale: {', '.join(overall.unscaled)}."
     if overall.elsewhere:
@@ -190,6 +203,11 @@ def _definitions(runs: list[EvaluatedRun], rows: tuple[TableRow, ...]) -> str:
         text += (
             " With two seeds the interval of a return covers the truth at least "
             f"{intervals.TWO_SEEDS_RETURNS:.0%} of the time in simulations."
+        )
+    if any(run.scoring.name == "normalised return" for run in runs):
+        text += (
+            " Returns are taken to be normal: where most episodes are near a ceiling and a few "
+            "fail, the interval is too narrow."
         )
     if any(row.peak < row.last for row in rows):
         text += " A peak below last is no mistake: its window reaches back to weaker checkpoints."

@@ -1,12 +1,9 @@
-"""Aggregates over a few runs, the bootstrap behind their intervals, and the paper's peak rule.
+"""Aggregates over a few runs, and the paper's peak rule.
 
 `scores` is a (runs, tasks) matrix: one number for each run (seed) of a method on each task. The
 aggregates are those of Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical
-Precipice" (NeurIPS 2021, arXiv 2108.13264), and agree with its library rliable. Random numbers come
-from a Generator that the caller passes, so that the same seed gives the same interval.
+Precipice" (NeurIPS 2021, arXiv 2108.13264), and agree with its library rliable.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -63,42 +60,9 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
 
 def share_of_wins(x: ArrayLike, y: ArrayLike) -> Scores:
     """In how many of all pairs of a run of x, (..., runs), and one of y the former is better."""
-    difference = np.sign(_scores(x)[..., :, None] - _scores(y)[..., None, :])
-    return (0.5 + 0.5 * difference).mean(axis=(-2, -1))
-
-
-def two_level_bootstrap(
-    tasks: Sequence[Scores], resamples: int, rng: np.random.Generator
-) -> list[Scores]:
-    """Draw runs with replacement within each task, then episodes within each drawn run.
-
-    Tasks are never mixed and keep their numbers of runs and episodes (Agarwal et al. 2021, section
-    4.1, and one level below it).
-
-    Args:
-        tasks: (runs, episodes) each: what the episodes scored
-        resamples: how many times
-        rng: decides the draws
-
-    Returns:
-        (resamples, runs) for each task: the means of the drawn runs.
-    """
-    drawn = []
-    for scores in tasks:
-        runs, episodes = _matrix(scores).shape
-        which = rng.integers(runs, size=(resamples, runs, 1))
-        drawn.append(
-            scores[which, rng.integers(episodes, size=(resamples, runs, episodes))].mean(-1)
-        )
-    return drawn
-
-
-def percentile_interval(values: ArrayLike, confidence: float) -> tuple[float, float]:
-    """The ends that leave out equal tails of resampled `values` (Efron, 1979)."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
-    low, high = np.quantile(_scores(values), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    ours, theirs = _scores(x)[..., :, None], _scores(y)[..., None, :]
+    wins, ties = ours > theirs, ours == theirs
+    return np.mean(wins, axis=(-2, -1)) + np.mean(ties, axis=(-2, -1)) / 2
 
 
 def running_mean(values: ArrayLike, window: int) -> Scores:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cpl_bench.core.published import short
+from cpl_bench.core.published import SHOWN
 from cpl_bench.report import stats
 from cpl_bench.report.curves import Curve, Panel
 from cpl_bench.report.intervals import mean_intervals
@@ -35,7 +35,8 @@ class TableRow:
     """Lower end of the 95 % interval of `last`, `intervals.mean_intervals`."""
     ci_high: float
     data: str
-    """The beginning of the hash of the preferences: rows compare where it is the same."""
+    """The beginning of the hash of the preferences, if it is known: rows compare where it is the
+    same."""
 
 
 def summarise(run: EvaluatedRun) -> TableRow:
@@ -52,7 +53,7 @@ def summarise(run: EvaluatedRun) -> TableRow:
         iqm=stats.iqm(last),
         ci_low=float(low[0]),
         ci_high=float(high[0]),
-        data=short(info.arrays_hash or info.source_hash),
+        data=info.preferences_hash[:SHOWN],
     )
 
 

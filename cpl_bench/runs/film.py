@@ -12,7 +12,7 @@ from cpl_bench.core.progress import say
 from cpl_bench.core.seeds import episode_seeds
 from cpl_bench.runs.evaluations import read_evaluations, scores_by_seed
 from cpl_bench.runs.folder import RunFolder
-from cpl_bench.runs.webp import TRIES, Film, write_film
+from cpl_bench.runs.webp import TRIES, Film, origin_of, write_film
 from cpl_bench.tasks.pool import RolloutPool
 
 FRAME_SKIP = 4
@@ -49,8 +49,8 @@ def film(
     if rendered is None:
         return None
     frames, succeeded = rendered
-    made = Film(path, record.method, record.dataset, record.seeds[best], succeeded)
-    write_film(made, frames)
+    made = Film(origin_of(run, step), record.seeds[best], succeeded)
+    write_film(path, made, frames)
     say(f"Filmed {record.method} (seed {record.seeds[best]}) → {path}")
     return made
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
+from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import write_atomically
+from cpl_bench.core.toml import build
+from cpl_bench.runs.folder import RunFolder
 
 FILM = "rollout.webp"
 """The film beside a report's page."""
@@ -25,27 +29,50 @@ _DESCRIPTION = 0x010E  # EXIF's ImageDescription
 
 
 @dataclass(frozen=True)
-class Film:
-    """One episode of one seed's policy, and where it is shown."""
+class Origin:
+    """A checkpoint of a run; a run made anew under the same names is another origin."""
 
-    path: Path
     method: str
     dataset: str
+    step: int
+    data: str
+    """The hash of the preferences that the run saw."""
+    evaluations: str
+    """SHA-256 of the run's `evaluations.csv`, empty without one."""
+
+
+@dataclass(frozen=True)
+class Film:
+    """One episode of one seed's policy."""
+
+    origin: Origin
     seed: int
     succeeded: bool
     """It is the first success among `TRIES` test episodes, else the last of them."""
 
 
-def write_film(film: Film, frames: Sequence[np.ndarray]) -> None:
-    """Write frames (h, w, 3) at `film.path`.
+def origin_of(run: Path, step: int) -> Origin:
+    """What tells the run in a folder from others, at a checkpoint.
+
+    Raises:
+        UserError: it is no run folder.
+    """
+    folder = RunFolder(run)
+    record, source = folder.read(), folder.evaluations
+    found = hashlib.sha256(source.read_bytes()).hexdigest() if source.exists() else ""
+    data = record.preferences.preferences_hash
+    return Origin(record.method, record.dataset, step, data, found)
+
+
+def write_film(path: Path, film: Film, frames: Sequence[np.ndarray]) -> None:
+    """Write a film of frames (h, w, 3).
 
     Where they would make too large a file, every other frame stands twice as long, and so on.
     """
     from PIL import Image
 
     about = Image.Exif()
-    facts = {name: value for name, value in vars(film).items() if name != "path"}
-    about[_DESCRIPTION] = _MARK + json.dumps(facts)
+    about[_DESCRIPTION] = _MARK + json.dumps(asdict(film))
     images = [Image.fromarray(frame).resize((FRAME_SIZE, FRAME_SIZE)) for frame in frames]
     every = 1
     while True:
@@ -63,17 +90,22 @@ def write_film(film: Film, frames: Sequence[np.ndarray]) -> None:
         if file.tell() <= LARGEST_FILM_BYTES or not others:
             break
         every *= 2
-    write_atomically(film.path, file.getvalue())
+    write_atomically(path, file.getvalue())
 
 
 def read_film(path: Path) -> Film | None:
-    """What the film at `path` says that it shows; None if there is none, or somebody else's."""
+    """What the film at `path` says that it shows; None if there is none that can be read.
+
+    A damaged one, somebody else's and one of other facts than ours are none.
+    """
     if not path.is_file() or path.read_bytes()[8:12] != b"WEBP":
         return None
     from PIL import Image
 
-    with Image.open(path) as image:
-        said = str(image.getexif().get(_DESCRIPTION, ""))
-    if not said.startswith(_MARK):
+    try:
+        with Image.open(path) as image:
+            said = str(image.getexif().get(_DESCRIPTION, ""))
+        facts = json.loads(said.removeprefix(_MARK)) if said.startswith(_MARK) else None
+        return build(Film, facts, path) if isinstance(facts, dict) else None
+    except (OSError, SyntaxError, ValueError, UserError, Image.DecompressionBombError):
         return None
-    return Film(path=path, **json.loads(said.removeprefix(_MARK)))

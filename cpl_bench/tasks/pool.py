@@ -73,9 +73,9 @@ class RolloutPool:
             raise UserError(f"Workers must be at least 1, not {workers}; 0 is one a processor.")
         self.workers = workers or _processors()
         self._quiet = quiet
-        tunables = ":".join(filter(None, [os.environ.get("GLIBC_TUNABLES"), PLAIN_MATHEMATICS]))
-        same = {**ONE_THREAD, "GLIBC_TUNABLES": tunables}
-        self._environment = {**os.environ, **same, **(environment or {})}
+        self._environment = {**os.environ, **ONE_THREAD, **(environment or {})}
+        tunables = [self._environment.get("GLIBC_TUNABLES"), PLAIN_MATHEMATICS]  # the last counts
+        self._environment["GLIBC_TUNABLES"] = ":".join(filter(None, tunables))
         self._running: list[_Worker] = []
 
     def __enter__(self) -> RolloutPool:
@@ -149,6 +149,10 @@ class RolloutPool:
         """Images of one episode and whether it succeeded."""
         arguments = {"card": card, "seed": seed, "weights": weights, "every": every}
         return self._run([_Job(0, "render_episode", arguments, 1, card.name)], "video")[0]
+
+    def mathematics(self) -> str:
+        """Which mathematics the workers compute with, see `cpl_bench.tasks.alike.mathematics`."""
+        return self._run([_Job(0, "mathematics", {}, 1, "mathematics")], "mathematics")[0]
 
     def _run(self, jobs: list[_Job], caption: str) -> list[Any]:
         """Run jobs on whichever worker is free; results in the order of `jobs`."""

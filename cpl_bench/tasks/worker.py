@@ -16,7 +16,7 @@ import numpy as np
 from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.policy import PolicyWeights
-from cpl_bench.tasks.alike import executed
+from cpl_bench.tasks.alike import executed, mathematics
 from cpl_bench.tasks.episodes import kept_task, run_episodes
 from cpl_bench.tasks.policies import expert_action, planner
 from cpl_bench.tasks.protocol import Forkable, can_fork
@@ -93,6 +93,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "expert_steps_to_success": expert_steps_to_success,
     "expert_returns": expert_returns,
     "render_episode": render_episode,
+    "mathematics": mathematics,
 }
 
 

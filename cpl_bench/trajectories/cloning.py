@@ -109,7 +109,7 @@ class _Network:
 def exact_product(a: Array, b: Array) -> Array:
     """a @ b, (n, k) and (k, m), of factors rounded so far that the sums of k products are exact.
 
-    Each keeps the bits that let float64 hold k times the largest product: 22 of them for k = 512.
+    Each keeps the bits that let float64 hold k times the largest product: 21 of them for k = 512.
     """
     bits = (MANTISSA_BITS - a.shape[1].bit_length()) // 2
     return _kept(a, bits) @ _kept(b, bits)

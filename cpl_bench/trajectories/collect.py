@@ -12,6 +12,7 @@ scripted expert demonstrates, one clone of it is stopped at several levels of me
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from cpl_bench.core.errors import UserError
 from cpl_bench.core.progress import say
 from cpl_bench.core.published import Published
 from cpl_bench.core.seeds import episode_seeds, generator
-from cpl_bench.core.versions import installed
+from cpl_bench.core.versions import installed, processor
 from cpl_bench.tasks.episodes import EpisodeRules
 from cpl_bench.tasks.pool import RolloutPool
 from cpl_bench.trajectories.clone import make_clone, recipe
@@ -64,7 +65,8 @@ def collect(card: DatasetCard, pool: RolloutPool) -> Path:
                 card.behaviour.levels, clone.steps, clone.score, strict=True
             )
         ],
-        "versions": installed(task),
+        "versions": installed(task) | {"numpy": version("numpy")},
+        "machine": {"processor": processor(), "mathematics": pool.mathematics()},
     }
     folder = write_trajectories(card.minari_id, task, trajectories, record)
     scoring, (low, high) = task.scoring, card.behaviour.score_band
