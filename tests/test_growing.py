@@ -202,13 +202,13 @@ def cliff(outside, monkeypatch):
         [behaviour]
         levels = [0.5]
         score_band = [0.0, 1.0]
-        action_noise = 1.0
+        action_noise = 3.0
         demonstrations = 2
         clone_steps = 20
         probe_episodes = 8
 
         [segments]
-        count = 60
+        count = 200
         length = 4
 
         [labelling]

@@ -146,7 +146,7 @@ def enough():
             "value": {"hidden": widths, "optimiser": rate},
             "value_scale": 1.0,
             "expectile": 0.7,
-            "temperature": 0.15,
+            "temperature": 0.3,
             "gamma": 0.99,
             "polyak": 0.005,
             "segments": 32,

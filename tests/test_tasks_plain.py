@@ -450,7 +450,7 @@ def test_plans_of_episodes_that_end_apart_are_each_their_own(pool):
             if not plan:
                 seen = np.array([*looks[-1]["dice"], *looks[-1]["place"]], np.float32)
                 plan = list(mlp_action(weights.arrays, seen[None]).reshape(2, 2))
-            action = plan.pop(0).astype(np.float32)
+            action = executed(plan.pop(0))
             own = np.array([2 * action[0], (action[1] + 1) / 2], np.float32)
             look, _, ended, _, _ = env.step(own.clip(env.action_space.low, env.action_space.high))
             looks.append(look)
