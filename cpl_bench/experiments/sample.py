@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cpl_bench.core.dataset_cards import DatasetCard
@@ -11,7 +11,7 @@ from cpl_bench.core.published import short
 from cpl_bench.preferences.published import sample_hashes, sample_of
 from cpl_bench.tasks.pool import RolloutPool
 from cpl_bench.trajectories.collect import collect
-from cpl_bench.trajectories.formats.minari import read_trajectories
+from cpl_bench.trajectories.formats.minari import minari_root, read_trajectories
 
 
 def check_sample(card: DatasetCard, pool: RolloutPool) -> str:
@@ -45,16 +45,8 @@ def check_sample(card: DatasetCard, pool: RolloutPool) -> str:
 
 def remade_sample(card: DatasetCard, pool: RolloutPool) -> tuple[tuple[int, ...], str, str]:
     """A sample as this machine makes it: the clone's steps, the hashes of episodes and labels."""
-    before = os.environ.get("MINARI_DATASETS_PATH")
-    with TemporaryDirectory() as folder:
-        os.environ["MINARI_DATASETS_PATH"] = folder
-        try:
-            collect(sample_of(card), pool)
-            source = read_trajectories(card.minari_id)
-            steps = tuple(level["step"] for level in source.record["levels"])
-            return steps, *sample_hashes(card, source, pool)
-        finally:
-            if before is None:
-                del os.environ["MINARI_DATASETS_PATH"]
-            else:
-                os.environ["MINARI_DATASETS_PATH"] = before
+    with TemporaryDirectory() as folder, minari_root(Path(folder)):
+        collect(sample_of(card), pool)
+        source = read_trajectories(card.minari_id)
+        steps = tuple(level["step"] for level in source.record["levels"])
+        return steps, *sample_hashes(card, source, pool)

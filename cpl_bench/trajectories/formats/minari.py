@@ -93,7 +93,7 @@ def write_trajectories(
     target = minari_folder(minari_id)
     staging = data_root() / f".writing-{uuid.uuid4().hex[:8]}"
     try:
-        with _minari_root(staging), warnings.catch_warnings():
+        with minari_root(staging), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = minari.create_dataset_from_buffers(
                 minari_id,
@@ -138,7 +138,7 @@ def read_trajectories(minari_id: str) -> TrajectorySet:
             f"{minari_id.removeprefix('cpl_bench/').removesuffix('-v0')}"
         )
     try:
-        with _minari_root(data_root()):
+        with minari_root(data_root()):
             dataset = minari.load_dataset(minari_id)
             every = range(dataset.total_episodes)
             metadata = list(dataset.storage.get_episode_metadata(every))
@@ -170,8 +170,8 @@ def _trajectory(metadata: dict[str, Any], episode: dict[str, Any]) -> Trajectory
 
 
 @contextmanager
-def _minari_root(folder: Path) -> Iterator[None]:
-    """Minari knows its root by an environment variable alone."""
+def minari_root(folder: Path) -> Iterator[None]:
+    """Data lie in `folder` for a while; Minari knows its root by an environment variable alone."""
     before = os.environ.get("MINARI_DATASETS_PATH")
     os.environ["MINARI_DATASETS_PATH"] = str(folder)
     try:
