@@ -72,7 +72,7 @@ def test_with_the_true_reward_it_solves_the_point_mass(dots, pool):
 def test_a_huge_kl_weight_holds_it_at_the_clone(dots, pool, estimator):
     kl = {"weight": 1e3, "estimator": estimator}
     _, held = train_on_dots(dots, pool, (0,), reward=TRUE, kl=kl, steps=500)
-    assert held["kl_to_reference"].item() < 0.01
+    assert held["kl_to_reference"].item() < 0.03  # left free it goes beyond 0.1
 
 
 def test_the_penalty_keeps_updates_near_their_target(dots, pool):
