@@ -13,7 +13,8 @@ from cpl_bench.experiments.datasets_page import INTRODUCTIONS, record
 from cpl_bench.experiments.probe import Probe
 from cpl_bench.preferences.file import load_preferences
 
-PROBE = Probe(load_dataset_card("drawer-open-small"), 0.6, 0.99, 0.75, 0.03)
+REACHED = {"sft": (0.75, 0.03), "cpl": (0.9, 0.02), "piql": (0.85, 0.03)}
+PROBE = Probe(load_dataset_card("drawer-open-small"), 0.6, 0.99, REACHED)
 MEASURED = Calibration(
     "dots", "regret, dense", 40, 0.8, 0.9, [(0.5, 0.55, 0.65, 10), (0.9, 0.95, 0.93, 30)]
 )
@@ -73,11 +74,11 @@ def test_the_page_keeps_one_line_a_card_and_table(tmp_path):
     record(path, "reward", "dots", MEASURED.row())
     other = replace(PROBE, card=load_dataset_card("bin-picking"))
     record(path, "probe", "bin-picking", other.row())
-    record(path, "probe", "drawer-open-small", replace(PROBE, sft=0.7).row())
+    record(path, "probe", "drawer-open-small", replace(PROBE, expert=0.95).row())
     lines = [line for line in path.read_text().splitlines() if line.startswith("| ")]
     names = [line.split("|")[1].strip() for line in lines]
     assert names == ["card", "bin-picking", "drawer-open-small", "card", "dots"]
-    assert "70.0% ± 3.0%" in lines[2]
+    assert "95%" in lines[2]
     before = path.read_text()
     record(path, "reward", "dots", MEASURED.row())
     assert path.read_text() == before

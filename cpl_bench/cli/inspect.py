@@ -25,8 +25,8 @@ def inspect(
     Args:
         dataset: a card's name, or the path of one.
         scorers: further scorers to compare the labels with (takes as long as labelling).
-        probe: also measure expert and SFT, decide whether the card is accepted, and put the line
-            into datasets/README.md of a checkout.
+        probe: also measure expert, SFT, CPL(λ) and P-IQL, decide whether the card is accepted, and
+            put the line into datasets/README.md of a checkout.
         reward: also fit a reward model, print its accuracy and calibration on held-out episodes,
             and put the line into datasets/README.md of a checkout.
         record: also write the hashes of the data into the card, as the published ones.

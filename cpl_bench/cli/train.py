@@ -31,7 +31,9 @@ class Shared:
     data: str
     """A dataset card's name (collected and labelled if need be), its path, or a preference file."""
     seeds: int = 4
-    """How many members, numbered from 0."""
+    """How many members."""
+    first_seed: int = 0
+    """Their numbers go on from here; tables use 0 and up, tuning others."""
     preset: Literal["auto", "laptop", "paper"] = "auto"
     """The defaults of the method's settings; auto: laptop on a CPU, paper on a GPU."""
     device: str = "auto"
@@ -96,12 +98,14 @@ def _run(
 
     if shared.seeds < 1:
         raise UserError(f"--seeds must be at least 1, not {shared.seeds}.")
-    options = {key: getattr(shared, key) for key in vars(shared) if key not in ("data", "preset")}
+    kept = ("data", "preset", "seeds", "first_seed")
+    options = {key: getattr(shared, key) for key in vars(shared) if key not in kept}
     run = fit(
         shared.data,
         name,
         settings=asdict(config),  # pyright: ignore[reportArgumentType]
         preset=preset,
+        seeds=range(shared.first_seed, shared.first_seed + shared.seeds),
         command=shlex.join(["cpl-bench", "train", *words]),
         **options,
     )

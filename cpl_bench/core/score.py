@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+SATURATED = 0.97
+"""A share from which on better methods are no longer told from good ones."""
+
 
 @dataclass(frozen=True)
 class Score:

@@ -136,3 +136,14 @@ def _convert(hint: Any, value: Any, path: Path | str, key: str) -> Any:
         else getattr(hint, "__name__", str(hint))
     )
     raise UserError(f"{path}: '{key}' must be {wanted}, not {value!r}.")
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables laid over each other: what stands above hides what is below."""
+    result = dict(below)
+    for key, value in above.items():
+        under = below.get(key)
+        if isinstance(under, Mapping) and isinstance(value, Mapping):
+            value = merged(under, value)
+        result[key] = value
+    return result

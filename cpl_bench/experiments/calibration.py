@@ -6,7 +6,7 @@ agree with the annotator, and is it as often right as it is sure?
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.seeds import training_seeds
 from cpl_bench.learning.config import Optimiser, RewardConfig
+from cpl_bench.learning.inputs import Inputs
 from cpl_bench.learning.interface import Phase, Segments
 from cpl_bench.learning.loop import fit, stretch
 from cpl_bench.learning.losses import of_comparisons, preference_accuracy
@@ -24,8 +25,9 @@ from cpl_bench.preferences.holdout import split_by_episode
 from cpl_bench.runs.batches import PreferenceSampler
 from cpl_bench.runs.held_out import held_out_batch, reliability
 
-MODEL = RewardConfig(steps=2000, optimiser=Optimiser(3e-4), hidden=(256, 256), bounded=True)
-"""The reward model, whatever the presets come to use, so that all datasets' numbers compare."""
+MODEL = RewardConfig(steps=2000, optimiser=Optimiser(1e-3), hidden=(256, 256), bounded=True)
+"""The reward model, whatever the presets come to use, so that all datasets' numbers compare.
+Observations are standardised."""
 SEGMENTS_PER_BATCH = 32
 SEEDS = (0, 1)
 BINS = 5
@@ -84,6 +86,8 @@ def calibrate(preference_file: Path) -> Calibration:
         UserError: too few comparisons to hold some out, or nothing but ties among those.
     """
     preferences = load_preferences(preference_file)
+    observations = Inputs.of(preferences.observations).seen(preferences.observations)
+    preferences = replace(preferences, observations=observations)
     fitting, held = split_by_episode(preferences)
     device = torch.device("cpu")
     seeds = training_seeds(SEEDS)

@@ -4,14 +4,14 @@ They lie in `results/` of a checkout, beside the evidence they gave; a wheel car
 specifications inside the package.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from cpl_bench.core import folders
 from cpl_bench.core.cards import named_table
 from cpl_bench.core.errors import unknown_name
-from cpl_bench.core.toml import build
+from cpl_bench.core.toml import build, merged
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,18 @@ class Experiment:
     """Dataset cards, by name, or by a path from the experiment's folder."""
     methods: tuple[Method, ...]
     seeds: int
-    """Members of each run, numbered from 0."""
+    """Members of each run."""
     final_episodes: int
-    """Episodes per seed that evaluate the last checkpoint."""
+    """Test episodes a seed for the last checkpoint; 0: none are run, as is right for tuning."""
+    first_seed: int = 0
+    """The members' numbers go on from here."""
+    episodes: int = 25
+    """Monitoring episodes a seed in each evaluation during training."""
+    evaluate_every: int = 0
+    """Gradient steps between those evaluations; 0: as the preset says."""
     preset: Literal["laptop", "paper"] = "laptop"
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of every method, on top of the preset; a method's own come on top of these."""
     description: str = ""
     title: str = ""
     video: bool = False
@@ -69,7 +77,16 @@ def load_experiment(name: str) -> Experiment:
             str(card) if str(name).endswith(".toml") and card.is_file() else name
             for name, card in zip(datasets, beside, strict=True)
         ]
-    return build(Experiment, table, path)
+    return _shared(build(Experiment, table, path))
+
+
+def _shared(experiment: Experiment) -> Experiment:
+    """The experiment with the settings of all methods written into each."""
+    methods = tuple(
+        replace(method, settings=merged(experiment.settings, method.settings))
+        for method in experiment.methods
+    )
+    return replace(experiment, methods=methods, settings={})
 
 
 def experiment_folder(name: str) -> Path | None:

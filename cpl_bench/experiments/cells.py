@@ -17,7 +17,7 @@ from cpl_bench.learning.methods import EVALUATE_EVERY, configured
 from cpl_bench.preferences.labelling import planned_info
 from cpl_bench.runs.evaluate import evaluate
 from cpl_bench.runs.record import as_table, read_record
-from cpl_bench.runs.train import TrainOptions, check_method, folder_name, train
+from cpl_bench.runs.train import EPISODES, TrainOptions, check_method, folder_name, train
 from cpl_bench.tasks.pool import RolloutPool
 
 
@@ -30,9 +30,15 @@ class Cell:
     method: Method
     preset: str
     seeds: int
-    """Members, numbered from 0."""
+    """How many members."""
     final_episodes: int
-    """Test episodes a seed."""
+    """Test episodes a seed; 0 for none."""
+    first_seed: int
+    """The members' first number."""
+    episodes: int
+    """Monitoring episodes a seed in each evaluation during training."""
+    evaluate_every: int
+    """Gradient steps between those."""
 
     @property
     def folder(self) -> Path:
@@ -45,7 +51,14 @@ class Cell:
         """The `train` command that makes the same run by hand."""
         words = ["cpl-bench", "train", "--data", self.dataset, "--seeds", str(self.seeds)]
         words += ["--preset", self.preset, "--note", slug(self.method.name)]
-        words += ["--title", self.method.name, self.method.algorithm]
+        words += ["--title", self.method.name]
+        if self.first_seed:
+            words += ["--first-seed", str(self.first_seed)]
+        if self.episodes != EPISODES:
+            words += ["--episodes", str(self.episodes)]
+        if self.evaluate_every != EVALUATE_EVERY[self.preset]:
+            words += ["--evaluate-every", str(self.evaluate_every)]
+        words.append(self.method.algorithm)
         return shlex.join([*words, *_options(self.method.settings)])
 
 
@@ -56,7 +69,16 @@ Launcher = Callable[[Sequence[Cell], Path, RolloutPool], None]
 def cells(experiment: Experiment) -> list[Cell]:
     """Dataset by dataset, every method."""
     return [
-        Cell(dataset, method, experiment.preset, experiment.seeds, experiment.final_episodes)
+        Cell(
+            dataset,
+            method,
+            experiment.preset,
+            experiment.seeds,
+            experiment.final_episodes,
+            experiment.first_seed,
+            experiment.episodes,
+            experiment.evaluate_every or EVALUATE_EVERY[experiment.preset],
+        )
         for dataset in experiment.datasets
         for method in experiment.methods
     ]
@@ -76,18 +98,20 @@ def run_cell(cell: Cell, out: Path, pool: RolloutPool) -> Path:
     name, preferences = find_preferences(cell.dataset, pool)
     method = cell.method
     options = TrainOptions(
-        seeds=tuple(range(cell.seeds)),
+        seeds=tuple(range(cell.first_seed, cell.first_seed + cell.seeds)),
         note=slug(method.name),
         method=method.name,
         runs=out,
         resume=True,
-        evaluate_every=EVALUATE_EVERY[cell.preset],
+        evaluate_every=cell.evaluate_every,
+        episodes=cell.episodes,
     )
     config = configured(method.algorithm, cell.preset, method.settings)
     task = task_of(preferences)
     arguments = (preferences, name, method.algorithm, config, options, pool, task, cell.command)
     run = train(*arguments)
-    evaluate(run, pool, cell.final_episodes)
+    if cell.final_episodes:
+        evaluate(run, pool, cell.final_episodes)
     return run
 
 

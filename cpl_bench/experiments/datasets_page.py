@@ -20,22 +20,25 @@ preferences; both land in this folder and stay out of git.
 INTRODUCTIONS: dict[Section, str] = {
     "probe": """\
 A card is accepted only if the data can tell methods apart: the behaviour's score within the card's
-band, an expert of at least 90 %, SFT at most 20 points above the behaviour. The lines below are
-what `cpl-bench inspect NAME --probe` measured. SFT: the laptop preset, 2 seeds, the mean of four
-evaluations in the second half of training, 25 episodes each a seed; ± is the standard error over
-those episodes. Expert: 100 episodes.
+band, an expert of at least 90 %, SFT at most 20 points above the behaviour. Where the best method
+reaches 97 % the card is saturated: it tells methods that learn from those that do not, and no good
+one from a better. The lines below are what `cpl-bench inspect NAME --probe` measured. SFT, CPL(λ),
+P-IQL: the laptop presets, 2 seeds, the mean of four evaluations in the second half of training, 25
+episodes each a seed; ± is the standard error over those episodes. Expert: 100 episodes.
 """,
     "reward": """\
 ## Reward models
 
 How well a plain reward model answers comparisons between segments of held-out episodes, as
-`cpl-bench inspect NAME --reward` measured it: two hidden layers of 256, bounded to [0, 1], 2,000
-steps, no imitation, 2 seeds. Fitted: accuracy on the comparisons of its last steps. Calibration
-error: |share right − confidence|, averaged over the comparisons in five bins.
+`cpl-bench inspect NAME --reward` measured it: two hidden layers of 256, bounded to [0, 1],
+standardised observations, 2,000 steps, no imitation, 2 seeds. Fitted: accuracy on the comparisons
+of its last steps. Calibration error: |share right − confidence|, averaged over the comparisons in
+five bins.
 """,
 }
+MEASURED = "behaviour | band | expert | SFT | CPL(λ) | P-IQL | verdict"
 COLUMNS: dict[Section, str] = {
-    "probe": "| card | episodes | segments | behaviour | band | expert | SFT | verdict |",
+    "probe": f"| card | episodes | segments | {MEASURED} |",
     "reward": "| card | labels | held-out segments | held out | fitted | calibration error |",
 }
 

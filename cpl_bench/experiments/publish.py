@@ -15,7 +15,8 @@ from cpl_bench.runs.webp import FILM
 EVIDENCE = ("table.csv", "curves.csv", "curves.png", "curves.pdf", "README.md")
 SOMETIMES = ("reward.png", "reward.pdf", FILM)
 """What not every report has."""
-RUN_EVIDENCE = ("run.json", "evaluations.csv", "final.csv")
+RUN_EVIDENCE = ("run.json", "evaluations.csv")
+FINAL = "final.csv"
 METRICS = "metrics.csv"
 LARGEST_METRICS_BYTES = 200_000
 """A larger file of metrics is not published with its run."""
@@ -35,6 +36,7 @@ def publish(experiment: Experiment, out: Path, results: Path) -> None:
     for run in (cell.folder for cell in cells(experiment)):
         for name in RUN_EVIDENCE:
             write_atomically(results / run / name, (out / run / name).read_bytes())
+        _copy(FINAL, out / run, results / run, experiment.final_episodes > 0)
         metrics = out / run / METRICS
         wanted = read_record(out / run).online_transitions > 0 and metrics.exists()
         if wanted and metrics.stat().st_size >= LARGEST_METRICS_BYTES:

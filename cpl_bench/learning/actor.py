@@ -175,6 +175,7 @@ class Actor:
     def improve(self, loss: Float[Tensor, " s"]) -> None:
         """One gradient step on the members' losses."""
         self._adam.step(loss.sum())
+        self.policy.moved()
 
     def limit(self) -> None:
         """Keep σ within its limits."""
@@ -184,7 +185,7 @@ class Actor:
     def behaviour(self) -> PolicyWeights:
         """The policy, and "std" (s, a) to draw actions with."""
         std = {"std": self.log_std.detach().exp().cpu().numpy()}
-        return PolicyWeights("gaussian", self.policy.weights().arrays | std)
+        return PolicyWeights("gaussian", self.policy.network.arrays() | std)
 
     def state(self) -> dict[str, Tensor]:
         """σ, reference and optimiser; the policy has a state of its own."""

@@ -77,10 +77,16 @@ class PolicyConfig:
     """Widths of the hidden layers."""
     dropout: float = 0.25
     """Probability of dropping a hidden unit while learning, rounded to a multiple of 1/256."""
+    standardise: bool = False
+    """Whether every network of the method sees observations of mean 0 and deviation 1."""
+    average: float = 0.0
+    """Share of itself that an average of the weights keeps in a gradient step; the average acts.
+    0: the weights themselves do."""
 
     def __post_init__(self) -> None:
         within = ("in [0, 0.998]", lambda value: 0 <= value < 1 and round(BYTE * value) < BYTE)
-        refuse(self, {"hidden": WIDTHS, "dropout": within})
+        below = ("in [0, 1)", lambda value: 0 <= value < 1)
+        refuse(self, {"hidden": WIDTHS, "dropout": within, "average": below})
 
 
 @dataclass(frozen=True)
@@ -110,9 +116,11 @@ class Stage:
     steps: int
     """Gradient steps; 0 leaves the phase out."""
     optimiser: Optimiser = Optimiser()
+    transitions: int = 0
+    """Single steps, drawn one by one, that a gradient step sees; 0: those of whole segments."""
 
     def __post_init__(self) -> None:
-        refuse(self, {"steps": COUNT_OR_NONE})
+        refuse(self, {"steps": COUNT_OR_NONE, "transitions": COUNT_OR_NONE})
 
 
 @dataclass(frozen=True)
@@ -140,6 +148,8 @@ class RewardConfig:
     """Widths of the hidden layers."""
     ensemble: int = 1
     """Reward networks, of which the mean counts."""
+    pessimism: float = 0.0
+    """So many of the ensemble's deviations are taken from its mean: less pay where it disagrees."""
     bounded: bool = False
     """Whether rewards are bounded to [0, 1]."""
     imitation: float = 0.0
@@ -156,6 +166,10 @@ class RewardConfig:
                 "loss": ("pairs or ranking", lambda value: value in ("pairs", "ranking")),
                 "hidden": WIDTHS,
                 "ensemble": COUNT,
+                "pessimism": (
+                    "at least 0, and 0 with a single network: it needs an ensemble",
+                    lambda value: 0 <= value < float("inf") and (not value or self.ensemble > 1),
+                ),
                 "imitation": (
                     shared,
                     lambda value: 0 <= value < float("inf") and (not value or bool(self.hidden)),

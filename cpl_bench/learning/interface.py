@@ -96,11 +96,13 @@ class Segments:
 
 @dataclass(frozen=True)
 class Transitions:
-    """So many single transitions of the segments a member: a step and the next one."""
+    """So many single transitions of the segments a member."""
 
     count: int
     rewards: bool = False
     """Whether batches hold the true rewards."""
+    following: bool = True
+    """Whether a step comes with the next one; else any step of a segment is drawn."""
 
 
 @dataclass(frozen=True)

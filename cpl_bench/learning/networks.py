@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cpl_bench.core.policy import PolicyWeights
-from cpl_bench.learning.config import BYTE, Optimiser, PolicyConfig
-from cpl_bench.learning.interface import Metrics, PreferenceBatch
+from cpl_bench.learning.config import BYTE, Optimiser, PolicyConfig, Stage
+from cpl_bench.learning.interface import Metrics, Phase, PreferenceBatch, Segments, Transitions
 from cpl_bench.learning.losses import fixed_variance_log_prob
 from cpl_bench.learning.optimisers import WarmAdam
 from cpl_bench.learning.random_bits import member_keys, random_bytes
@@ -72,6 +73,10 @@ class MLP:
             for name, value in self.parameters.items():
                 value.copy_(state[name])
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The weights for a worker."""
+        return {name: value.cpu().numpy() for name, value in self.state().items()}
+
     def follow(self, leader: MLP, share: float) -> None:
         """Move by `share` of the way to the leader's weights (Polyak averaging); 1 copies."""
         with torch.no_grad():
@@ -95,6 +100,8 @@ class Policy:
         self.parameters = self.network.parameters
         self.dropped_of_256 = round(BYTE * config.dropout)
         self.keys = member_keys(seeds, device)
+        self.average = MLP(sizes, seeds, device, network=0) if config.average else None
+        self.followed = 1 - config.average
         self.optimisers: dict[str, WarmAdam] = {}
 
     def add_optimiser(self, phase: str, config: Optimiser, steps: int = 0) -> None:
@@ -104,9 +111,20 @@ class Policy:
     def improve(self, phase: str, loss: Float[Tensor, " s"]) -> None:
         """One gradient step of `phase`'s optimiser on the members' losses."""
         self.optimisers[phase].step(loss.sum())
+        self.moved()
+
+    def moved(self) -> None:
+        """The weights took a step: their average follows."""
+        if self.average is not None:
+            self.average.follow(self.network, self.followed)
+
+    def clone_phase(self, stage: Stage, segments: Segments) -> Phase:
+        """The phase "clone": of single steps if the stage says how many, else of `segments`."""
+        single = Transitions(stage.transitions, following=False)
+        return Phase("clone", stage.steps, self.clone, single if stage.transitions else segments)
 
     def clone(self, batch: PreferenceBatch) -> Metrics:
-        """The phase "clone": −log π(a|s), the mean over all steps of all segments."""
+        """The update of cloning: −log π(a|s), the mean over all steps of all segments."""
         loss = -self.log_probs(batch).mean((1, 2))  # (s,)
         self.improve("clone", loss)
         return {"clone_loss": loss.detach()}
@@ -122,20 +140,19 @@ class Policy:
         return self._forward(observations, None)
 
     def act(self, observations: Float[Tensor, "s b o"]) -> Float[Tensor, "s b a"]:
-        """The deterministic action, without dropout."""
+        """The deterministic action, without dropout; by the averaged weights if there are any."""
         with torch.no_grad():
-            return self._forward(observations, None)
+            return (self.average or self.network)(observations).tanh()
 
     def weights(self) -> PolicyWeights:
-        """w0 (s, o, h), b0 (s, h), …, float32."""
-        arrays = {
-            name: value.detach().cpu().numpy().copy() for name, value in self.parameters.items()
-        }
-        return PolicyWeights("deterministic", arrays)
+        """w0 (s, o, h), b0 (s, h), …, float32; the averaged ones if there are any."""
+        return PolicyWeights("deterministic", (self.average or self.network).arrays())
 
     def state(self) -> dict[str, Tensor]:
-        """Weights and optimisers, flat."""
+        """Weights, their average and optimisers, flat."""
         state = self.network.state()
+        if self.average is not None:
+            state |= {f"average.{name}": value for name, value in self.average.state().items()}
         for phase, optimiser in self.optimisers.items():
             state |= {f"{phase}.{name}": value for name, value in optimiser.state().items()}
         return state
@@ -143,11 +160,10 @@ class Policy:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take up where `state()` was taken."""
         self.network.load_state(state)
+        if self.average is not None:
+            self.average.load_state(_below("average.", state))
         for phase, optimiser in self.optimisers.items():
-            start = f"{phase}."
-            optimiser.load_state(
-                {name[len(start) :]: v for name, v in state.items() if name.startswith(start)}
-            )
+            optimiser.load_state(_below(f"{phase}.", state))
 
     def _forward(
         self, x: Float[Tensor, "s n o"], step: Int[Tensor, ""] | None
@@ -186,6 +202,10 @@ class _DroppedReLU(torch.autograd.Function):
         (y,) = ctx.saved_tensors
         passed = torch.ops.aten.threshold_backward(gradient, y, 0)
         return passed.mul_(ctx.scale), None, None
+
+
+def _below(start: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name[len(start) :]: v for name, v in state.items() if name.startswith(start)}
 
 
 def prefixed(networks: Mapping[str, MLP]) -> dict[str, Tensor]:

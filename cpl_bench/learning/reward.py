@@ -64,9 +64,14 @@ class RewardModel:
     def __call__(
         self, observations: Float[Tensor, "s n o"], actions: Float[Tensor, "s n a"]
     ) -> Float[Tensor, "s n"]:
-        """The ensemble's mean reward of each step, without gradient."""
-        with torch.no_grad():
-            return self._ensemble(observations, actions)[0].unflatten(0, (-1, self.size)).mean(1)
+        """What a step is paid: the ensemble's mean, less its deviation times the pessimism.
+
+        Without gradient.
+        """
+        rewards = self._each(observations, actions)
+        if not self.config.pessimism:
+            return rewards.mean(1)
+        return rewards.mean(1) - self.config.pessimism * rewards.std(1, correction=0)
 
     def fit(self, batch: PreferenceBatch) -> Metrics:
         """One gradient step on a batch's comparisons."""
@@ -105,7 +110,7 @@ class RewardModel:
     def segment_sums(self, batch: PreferenceBatch) -> Float[Tensor, "s m"]:
         """r(σ) of every segment by the ensemble's mean, without gradient."""
         observations, actions = batch.observations.flatten(1, 2), batch.actions.flatten(1, 2)
-        return self(observations, actions).view(batch.actions.shape[:3]).sum(2)
+        return self._each(observations, actions).mean(1).view(batch.actions.shape[:3]).sum(2)
 
     def state(self) -> dict[str, Tensor]:
         """Networks and optimiser, flat."""
@@ -114,6 +119,13 @@ class RewardModel:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take up where `state()` was taken."""
         unpack({**self.networks, "optimiser": self.optimiser}, state)
+
+    @torch.no_grad()
+    def _each(
+        self, observations: Float[Tensor, "s n o"], actions: Float[Tensor, "s n a"]
+    ) -> Float[Tensor, "s E n"]:
+        """The reward of each step by each network of the ensemble."""
+        return self._ensemble(observations, actions)[0].unflatten(0, (-1, self.size))
 
     def _of_segments(self, batch: PreferenceBatch) -> tuple[Tensor, Tensor | None]:
         """Sums of rewards (s E, m), and what cloning a segment costs (s E, m) if it is cloned."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.errors import UserError
+from cpl_bench.learning.inputs import Inputs
 from cpl_bench.learning.interface import (
     BestEpisodes,
     Feed,
@@ -53,6 +54,8 @@ class Source:
     seeds: Sequence[int]
     """The members' training seeds: they decide the batches."""
     device: torch.device
+    inputs: Inputs | None = None
+    """How the preferences' observations were standardised, for those that come later."""
 
     @cached_property
     def data(self) -> Preferences:
@@ -92,7 +95,7 @@ def check_feeds(
             continue
         feed = phase.feed if isinstance(phase, Phase) else phase.feed.offline
         least = feed.least_length if isinstance(feed, Segments) else 1
-        least = 2 if isinstance(feed, Transitions) else least
+        least = 2 if isinstance(feed, Transitions) and feed.following else least
         if info.segment_length < least:
             raise UserError(
                 f"{info.title} holds segments of {info.segment_length} step, and {method} needs at "
@@ -148,14 +151,20 @@ def _draw(source: Source, feed: Feed) -> Draw:
             source.steps,
             source.seeds,
             feed.count,
-            rows=followed_rows(data),
-            following=True,
+            rows=followed_rows(data) if feed.following else segment_rows(data),
+            following=feed.following,
             rewards=feed.rewards,
         ).draw
     if source.task is None:
         raise UserError(f"{data.info.title} names no task, and its horizon decides returns.")
     rows = best_episodes(data, feed.percent, source.task.horizon_steps)
     return TransitionSampler(source.steps, source.seeds, feed.count, rows=rows).draw
+
+
+def segment_rows(preferences: Preferences) -> np.ndarray:
+    """The steps of all segments, one as often as segments hold it."""
+    steps = np.arange(preferences.info.segment_length)
+    return np.add.outer(preferences.segment_starts, steps).ravel()
 
 
 def followed_rows(preferences: Preferences) -> np.ndarray:
@@ -189,5 +198,6 @@ def _online(
         source.device,
         begins,
         draw(phase.feed.offline) if phase.feed.offline else None,
+        source.inputs,
     )
     return Stretch(phase.name, phase.steps, lambda step: phase.update(feed.draw(step)))

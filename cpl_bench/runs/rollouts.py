@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.seeds import episode_seeds
+from cpl_bench.learning.inputs import Inputs, folded
 from cpl_bench.learning.interface import (
     Episodes,
     OnlinePhase,
@@ -54,10 +56,15 @@ class RolloutFeed:
         device: torch.device,
         begins: int,
         offline: Callable[[Tensor], PreferenceBatch] | None,
+        inputs: Inputs | None = None,
     ):
-        """`begins`: the training step at which the phase begins; `offline`: data to come along."""
+        """`begins`: the training step at which the phase begins; `offline`: data to come along.
+
+        `inputs`: how the learner sees observations.
+        """
         self.feed, self.learner, self.task, self.pool = feed, learner, task, pool
         self.members, self.device, self.begins, self.offline = members, device, begins, offline
+        self.inputs = inputs
 
     def draw(self, step: Tensor) -> RolloutBatch:
         """The batch of a training step, with fresh episodes if it is the first to use them."""
@@ -67,7 +74,7 @@ class RolloutFeed:
 
     def _collect(self, collection: int) -> Episodes:
         """Whole episodes, as many of each member, until each has the transitions it needs."""
-        policies = self.learner.behaviour().members()
+        policies = folded(self.learner.behaviour(), self.inputs).members()
         own: list[list[Trajectory]] = [[] for _ in self.members]
         count = whole_episodes(self.feed, self.task.horizon_steps)
         while count:
@@ -90,7 +97,10 @@ class RolloutFeed:
             fewest = min(map(sum, lengths))
             missing = max(self.feed.transitions - fewest, 0)
             count = -(-missing * len(own[0]) // max(fewest, 1))  # at the length of those so far
-        return stacked(own, self.device)
+        episodes = stacked(own, self.device)
+        if self.inputs is None:
+            return episodes
+        return replace(episodes, observations=self.inputs.seen(episodes.observations))
 
 
 def stacked(own: Sequence[Sequence[Trajectory]], device: torch.device) -> Episodes:

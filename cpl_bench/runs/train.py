@@ -16,22 +16,24 @@ from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.names import slug
 from cpl_bench.core.progress import say
-from cpl_bench.core.seeds import training_seeds
 from cpl_bench.core.versions import commit, versions
 from cpl_bench.learning.config import MethodConfig
 from cpl_bench.learning.interface import OnlinePhase, Phase, RewardLearner, Segments
 from cpl_bench.learning.loop import fit
 from cpl_bench.learning.methods import find_method
 from cpl_bench.preferences.format import PreferenceInfo, Preferences, behaviour_score
-from cpl_bench.runs.feeds import Source, check_feeds, stretches
+from cpl_bench.runs.feeds import check_feeds
 from cpl_bench.runs.folder import RunFolder
 from cpl_bench.runs.held_out import held_out_batch
 from cpl_bench.runs.monitor import Monitor
+from cpl_bench.runs.prepare import prepare
 from cpl_bench.runs.record import RunRecord, as_table, difference, machine
 from cpl_bench.runs.rollouts import online_transitions
 from cpl_bench.tasks.pool import RolloutPool
 
 METRICS_PER_EVALUATION = 5
+EPISODES = 25
+"""In each evaluation, a seed, unless asked otherwise."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class TrainOptions:
     """auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."""
     evaluate_every: int = 500
     """Gradient steps between evaluations; a checkpoint is written at each."""
-    episodes: int = 25
+    episodes: int = EPISODES
     """Episodes a seed in each evaluation, all of them new; 0 makes none."""
     note: str = ""
     """Added to the run folder's name."""
@@ -96,13 +98,8 @@ def train(
     if device.type == "cuda":  # sums over comparisons would come in any order
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    seeds = training_seeds(options.seeds)
-    sizes = preferences.observations.shape[1], preferences.actions.shape[1]
-    learner = entry.build(config, *sizes, seeds, device)
-    phases = learner.phases()
-    check_feeds(phases, preferences.info, preferences.rewards is not None, title)
-    source = Source(preferences, task, pool, options.seeds, seeds, device)
-    training = stretches(source, phases, learner)
+    trainee = prepare(algorithm, config, preferences, options.seeds, device, task, pool, title)
+    learner, phases, training = trainee.learner, trainee.phases, trainee.training
     folder = RunFolder(options.runs / dataset / folder_name(algorithm, options.note))
     record = RunRecord(
         dataset=dataset,
@@ -136,7 +133,9 @@ def train(
     folder.drop_after(start_step)
     examines = hasattr(learner, "examine")
     fitted = {phase.name for phase in phases if phase.steps and _is_fitting(phase) and examines}
-    held_out = held_out_batch(source.sides[1], len(seeds), device) if fitted else None
+    held_out = None
+    if fitted:
+        held_out = held_out_batch(trainee.source.sides[1], len(options.seeds), device)
     pauses = _pauses(options.evaluate_every, config.steps)
     caption = f"training {title} on {dataset}"
     with closing(Monitor(folder, pool, record, start_step)) as monitor:
@@ -145,7 +144,7 @@ def train(
                 pause.metrics.update(cast(RewardLearner, learner).examine(held_out))
             monitor.note(pause)
             if pause.step % options.evaluate_every == 0 or pause.step == config.steps:
-                monitor.checkpoint(pause.step, learner.weights())
+                monitor.checkpoint(pause.step, trainee.weights())
                 folder.write_state(pause.step, learner.state())
     return folder.path
 

@@ -67,10 +67,10 @@ class SFT:
 
     def phases(self) -> list[Phase]:
         """Clone all segments, then the preferred ones."""
-        clone, feed = self.config.clone.steps, Segments(self.config.segments)
+        clone, feed = self.config.clone, Segments(self.config.segments)
         return [
-            Phase("clone", clone, self.policy.clone, feed),
-            Phase("imitate", self.config.steps - clone, self._imitate, feed),
+            self.policy.clone_phase(clone, feed),
+            Phase("imitate", self.config.steps - clone.steps, self._imitate, feed),
         ]
 
     def _imitate(self, batch: PreferenceBatch) -> Metrics:

@@ -98,10 +98,10 @@ class CPL:
 
     def phases(self) -> list[Phase]:
         """Clone all segments, then contrast them."""
-        clone, feed = self.config.clone.steps, Segments(self.config.segments)
+        clone, feed = self.config.clone, Segments(self.config.segments)
         return [
-            Phase("clone", clone, self.policy.clone, feed),
-            Phase("contrast", self.config.steps - clone, self._contrast, feed),
+            self.policy.clone_phase(clone, feed),
+            Phase("contrast", self.config.steps - clone.steps, self._contrast, feed),
         ]
 
     def _contrast(self, batch: PreferenceBatch) -> Metrics:

@@ -147,7 +147,7 @@ class PPO:
         fitting = Segments(config.segments, "fitting", ranked=config.reward.loss == "ranking")
         own = Rollouts(of.transitions, of.updates, data if config.ptx_weight else None)
         return [
-            Phase("clone", config.clone.steps, self.policy.clone, data),
+            self.policy.clone_phase(config.clone, data),
             Phase("reward", config.reward.fitting_steps, self.reward.fit, fitting),
             OnlinePhase("ppo", config.improving, self._improve, own),
         ]
