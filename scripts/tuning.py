@@ -1,7 +1,7 @@
 """What the presets were chosen from: trials of settings, and the page that compares them.
 
-    python scripts/tuning.py --run sft cpl piql ppo     # hours; resumes → results/presets/*/trials.csv
-    python scripts/tuning.py                            # → results/presets/tuning.md
+    python scripts/tuning.py --run sft cpl piql ppo  # hours; → results/presets/*/trials.csv
+    python scripts/tuning.py                         # → results/presets/tuning.md
 
 A trial's score on a task is the mean of its last two evaluations, over seeds: monitoring episodes,
 none of the test episodes that tables are made of.

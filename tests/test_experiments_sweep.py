@@ -1,7 +1,9 @@
 """An experiment is checked whole, runs as its cells do, and publishes its evidence alone."""
 
+import importlib.util
 import shlex
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from cpl_bench.experiments.cells import Cell, cells, run_cell
 from cpl_bench.experiments.make import task_of
 from cpl_bench.experiments.publish import (
     EVIDENCE,
+    FINAL,
     LARGEST_METRICS_BYTES,
     RUN_EVIDENCE,
     SOMETIMES,
@@ -27,6 +30,7 @@ from cpl_bench.experiments.sweep import check_experiment, run_experiment
 from cpl_bench.learning.methods import configured, find_method
 from cpl_bench.preferences.file import load_preferences
 from cpl_bench.preferences.format import PreferenceInfo
+from cpl_bench.report.read import read_run
 from cpl_bench.runs.evaluations import append_evaluations
 from cpl_bench.runs.record import RunRecord, read_record, write_record
 from cpl_bench.runs.webp import Film, Origin, read_film, write_film
@@ -85,8 +89,8 @@ def published(results):
     return sorted(str(path.relative_to(results)) for path in results.rglob("*") if path.is_file())
 
 
-OFFLINE = [f"dots/cpl-cpl-lam/{name}" for name in RUN_EVIDENCE]
-ONLINE = [f"dots/ppo-p-ppo/{name}" for name in RUN_EVIDENCE]
+OFFLINE = [f"dots/cpl-cpl-lam/{name}" for name in (*RUN_EVIDENCE, FINAL)]
+ONLINE = [f"dots/ppo-p-ppo/{name}" for name in (*RUN_EVIDENCE, FINAL)]
 ALWAYS = sorted(["experiment.toml", *EVIDENCE, *OFFLINE, *ONLINE])
 
 
@@ -196,8 +200,9 @@ def test_nothing_is_made_for_an_experiment_that_cannot_be_run(
     [
         ({"datasets": ()}, "at least a dataset and a method"),
         ({"methods": ()}, "at least a dataset and a method"),
-        ({"seeds": 0}, "seeds and final_episodes must be at least 1"),
-        ({"final_episodes": 0}, "seeds and final_episodes must be at least 1"),
+        ({"seeds": 0}, "seeds and episodes must be at least 1"),
+        ({"episodes": 0}, "seeds and episodes must be at least 1"),
+        ({"final_episodes": -1}, "final_episodes, first_seed and evaluate_every must be at"),
         ({"datasets": ("drawer-opn",)}, "Did you mean 'drawer-open'"),
         ({"datasets": (DOTS, DOTS)}, "would share the folder dots/sft-sft"),
         (
@@ -378,3 +383,63 @@ def test_an_experiment_may_name_a_method_of_ones_own(dots, pool, tmp_path, monke
     publish(loaded, tmp_path / "out", folder)
     names = {str(Path("dots", run.name, name)) for name in RUN_EVIDENCE}
     assert set(published(folder)) == names | {*EVIDENCE, "experiment.toml"}
+
+
+# --- Tuning ---
+
+
+def test_settings_of_an_experiment_lie_below_those_of_its_methods(tmp_path):
+    (tmp_path / "experiment.toml").write_text("""
+datasets = ["dots"]
+seeds = 2
+first_seed = 10
+final_episodes = 0
+preset = "paper"
+[settings]
+lam = 0.75
+policy = { hidden = [8], standardise = true }
+[[methods]]
+name = "one"
+algorithm = "cpl"
+[[methods]]
+name = "other"
+algorithm = "cpl"
+settings = { policy.standardise = false, alpha = 1.0 }
+""")
+    one, other = load_experiment(str(tmp_path)).methods
+    assert one.settings == {"lam": 0.75, "policy": {"hidden": [8], "standardise": True}}
+    policy = {"hidden": [8], "standardise": False}
+    assert other.settings == {"lam": 0.75, "policy": policy, "alpha": 1.0}
+
+
+def test_seeds_of_ones_own_and_no_test_episodes(dots, pool, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(dots[1]))
+    method = Method("CPL", "cpl", SHORT)
+    cell = Cell(DOTS, method, "laptop", 2, 0, first_seed=10, evaluate_every=10)
+    assert "--first-seed 10 --evaluate-every 10 cpl" in cell.command
+    run = run_cell(cell, tmp_path, pool)
+    assert read_record(run).seeds == (10, 11)
+    assert not (run / "final.csv").exists()
+    found = read_run(run)
+    assert found.checkpoints.tolist() == [10, 20, 30] and found.last.shape == (2,)
+
+
+def test_the_tuning_page_is_what_its_script_writes():
+    presets = RESULTS / "presets"
+    path = presets.parents[1] / "scripts" / "tuning.py"
+    spec = importlib.util.spec_from_file_location("tuning", path)
+    assert spec and spec.loader
+    tuning = importlib.util.module_from_spec(spec)
+    sys.modules["tuning"] = tuning
+    spec.loader.exec_module(tuning)
+    page = tuning.page()
+    assert page == (presets / "tuning.md").read_text()
+    for name in tuning.EXPERIMENTS:
+        experiment = load_experiment(str(presets / name))
+        check_experiment(experiment)
+        assert experiment.first_seed >= 10 and not experiment.final_episodes, (
+            "never a table's seeds"
+        )
+        assert tuning.preset_of_trials(experiment), f"the laptop preset of {name} was tried"
+        tried = {trial for trial, _ in tuning.scores_of(name)}
+        assert tried == {method.name for method in experiment.methods}

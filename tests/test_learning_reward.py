@@ -153,6 +153,19 @@ def test_an_ensemble_is_the_mean_of_different_networks():
     torch.testing.assert_close(model(observations, actions), expected.detach())
 
 
+def test_a_pessimist_pays_less_where_the_ensemble_disagrees():
+    model, batch = model_of(seeds=[0, 5], ensemble=3, pessimism=2.0), batch_of(0)
+    observations = batch.observations.flatten(1, 2).expand(2, -1, -1)
+    actions = batch.actions.flatten(1, 2).expand(2, -1, -1)
+    each = model._ensemble(observations, actions)[0].detach().double().view(2, 3, -1)
+    spread = ((each - each.mean(1, keepdim=True)) ** 2).mean(1).sqrt()
+    expected = (each.mean(1) - 2 * spread).float()
+    torch.testing.assert_close(model(observations, actions), expected)
+    one = model_of(ensemble=3, pessimism=2.0)
+    plain = model_of(ensemble=3)
+    assert torch.equal(one.segment_sums(batch), plain.segment_sums(batch)), "accuracy is the mean's"
+
+
 def test_bounded_rewards_stay_in_their_bounds():
     model = model_of(bounded=True)
     far = model(torch.full((1, 3, OBSERVATION), 1e4), torch.ones(1, 3, ACTION))
@@ -279,6 +292,8 @@ def test_a_batch_in_which_nothing_counts_teaches_nothing(loss):
     ("setting", "value", "said"),
     [
         ("ensemble", 0, "ensemble must be a whole number from 1, not 0"),
+        ("pessimism", 1.0, "and 0 with a single network"),
+        ("pessimism", -1.0, "pessimism must be at least 0"),
         ("imitation", -1.0, "imitation must be at least 0"),
         ("steps", -1, "steps must be a whole number from 1"),
         ("steps", 0, "steps must be a whole number from 1"),

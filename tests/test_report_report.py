@@ -260,6 +260,18 @@ def test_page_warns_of_two_seeds_returns(tmp_path):
     assert "interval (normal), which" in page and "15 points" not in page
 
 
+@pytest.mark.parametrize(("successes", "saturated"), [(9, False), (10, True)])
+def test_page_says_where_a_method_leaves_no_room(tmp_path, successes, saturated):
+    runs = [
+        make_run(tmp_path, "drawer/cpl", [[1, successes], [1, 10]]),
+        make_run(tmp_path, "sweep/cpl", [[10, 9], [10, 9]]),
+    ]
+    page = report(runs, tmp_path / "out").page.read_text("utf-8")
+    drawer, sweep = page.split("## drawer")[1].split("## sweep")
+    assert ("**Saturated:** a method reaches 97% or more." in drawer) == saturated
+    assert "**Saturated:**" not in sweep
+
+
 def test_page_aggregates_over_tasks(tmp_path):
     runs = [
         make_run(tmp_path, "drawer/cpl", [[0, 9], [0, 8], [0, 9], [0, 8]], method="CPL|x"),

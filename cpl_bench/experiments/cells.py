@@ -33,12 +33,12 @@ class Cell:
     """How many members."""
     final_episodes: int
     """Test episodes a seed; 0 for none."""
-    first_seed: int
+    first_seed: int = 0
     """The members' first number."""
-    episodes: int
+    episodes: int = EPISODES
     """Monitoring episodes a seed in each evaluation during training."""
-    evaluate_every: int
-    """Gradient steps between those."""
+    evaluate_every: int = 0
+    """Gradient steps between those; 0: as the preset says."""
 
     @property
     def folder(self) -> Path:
@@ -56,7 +56,7 @@ class Cell:
             words += ["--first-seed", str(self.first_seed)]
         if self.episodes != EPISODES:
             words += ["--episodes", str(self.episodes)]
-        if self.evaluate_every != EVALUATE_EVERY[self.preset]:
+        if self.evaluate_every:
             words += ["--evaluate-every", str(self.evaluate_every)]
         words.append(self.method.algorithm)
         return shlex.join([*words, *_options(self.method.settings)])
@@ -77,7 +77,7 @@ def cells(experiment: Experiment) -> list[Cell]:
             experiment.final_episodes,
             experiment.first_seed,
             experiment.episodes,
-            experiment.evaluate_every or EVALUATE_EVERY[experiment.preset],
+            experiment.evaluate_every,
         )
         for dataset in experiment.datasets
         for method in experiment.methods
@@ -103,7 +103,7 @@ def run_cell(cell: Cell, out: Path, pool: RolloutPool) -> Path:
         method=method.name,
         runs=out,
         resume=True,
-        evaluate_every=cell.evaluate_every,
+        evaluate_every=cell.evaluate_every or EVALUATE_EVERY[cell.preset],
         episodes=cell.episodes,
     )
     config = configured(method.algorithm, cell.preset, method.settings)

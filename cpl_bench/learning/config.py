@@ -89,6 +89,10 @@ class PolicyConfig:
         refuse(self, {"hidden": WIDTHS, "dropout": within, "average": below})
 
 
+LAPTOP_POLICY = PolicyConfig((256, 256), dropout=0.0, standardise=True, average=0.995)
+"""That of all laptop presets (`results/presets/tuning.md` has what was tried)."""
+
+
 @dataclass(frozen=True)
 class Optimiser:
     """Adam, and how its rate goes."""
@@ -121,6 +125,10 @@ class Stage:
 
     def __post_init__(self) -> None:
         refuse(self, {"steps": COUNT_OR_NONE, "transitions": COUNT_OR_NONE})
+
+
+LAPTOP_CLONE = Stage(1500, Optimiser(1e-3), transitions=512)
+"""The cloning that laptop presets begin with."""
 
 
 @dataclass(frozen=True)

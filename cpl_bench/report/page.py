@@ -2,11 +2,12 @@
 
 from math import isnan
 
-from cpl_bench.core.score import SUCCESS, Score
+from cpl_bench.core.score import SATURATED, SUCCESS, Score
 from cpl_bench.report import aggregates, intervals
 from cpl_bench.report.aggregates import Estimate, Overall, over_tasks
 from cpl_bench.report.data import about_data, is_stale
 from cpl_bench.report.intervals import CONFIDENCE
+from cpl_bench.report.markdown import cell, table
 from cpl_bench.report.read import EvaluatedRun
 from cpl_bench.report.table import WINDOW, TableRow
 
@@ -61,7 +62,7 @@ def _dataset_section(
     """Heading, behaviour, table and unfinished runs of a dataset; `page` decides the columns."""
     scoring, steps = runs[0].scoring, {run.method: run.record.online_transitions for run in runs}
     columns = {
-        "method": lambda row: _cell(row.method),
+        "method": lambda row: cell(row.method),
         "seeds": lambda row: str(row.seeds),
         "episodes": lambda row: str(row.episodes),
         "online steps": lambda row: f"{steps[row.method]:,}" if steps[row.method] else "–",
@@ -76,21 +77,24 @@ def _dataset_section(
     if all(isnan(row.peak) for row in rows):
         del columns["peak"]
     ours = [row for row in rows if row.dataset == runs[0].dataset]
-    table = _table(list(columns), [[cell(row) for cell in columns.values()] for row in ours])
+    shown = table(list(columns), [[show(row) for show in columns.values()] for row in ours])
     unfinished = [_unfinished(run) for run in runs if run.checkpoints[-1] < run.record.steps]
-    return [f"## {runs[0].dataset}", _about(runs), table, about_data(runs), *unfinished]
+    notes = [about_data(runs), *unfinished]
+    if scoring.is_share and any(row.last >= SATURATED for row in ours):
+        notes.append(_SATURATED)
+    return [f"## {runs[0].dataset}", _about(runs), shown, *notes]
 
 
 def _overall_section(overall: Overall) -> list[str]:
     """Heading, table and definitions of what is aggregated over tasks."""
-    rows = [[_cell(row.method), _shown(row.iqm), _shown(row.mean)] for row in overall.rows]
+    rows = [[cell(row.method), _shown(row.iqm), _shown(row.mean)] for row in overall.rows]
     header = ["method", f"IQM {INTERVAL}", f"mean {INTERVAL}"]
     text = (
         f"In percent, over the runs × tasks of {', '.join(overall.tasks)}, at the last checkpoint. "
         "**IQM**: interquartile mean of all runs. **mean**: over tasks of each task's mean. "
     )
     if len(overall.rows) > 1:
-        header.append(f"P({_cell(overall.best)} is better) {INTERVAL}")
+        header.append(f"P({cell(overall.best)} is better) {INTERVAL}")
         for cells, row in zip(rows, overall.rows, strict=True):
             cells.append(_shown(row.beaten) if row.beaten else "–")
         text += (
@@ -113,7 +117,7 @@ def _overall_section(overall: Overall) -> list[str]:
         text += f" Left out, for plain returns have no common scale: {', '.join(overall.unscaled)}."
     if overall.elsewhere:
         text += f" Left out, for they miss a task: {', '.join(overall.elsewhere)}."
-    return ["## Over all tasks", _table(header, rows), text]
+    return ["## Over all tasks", table(header, rows), text]
 
 
 def _about(runs: list[EvaluatedRun]) -> str:
@@ -141,6 +145,10 @@ def _unfinished(run: EvaluatedRun) -> str:
     return f"**Unfinished:** {run.method} stands at step {step:,} of {run.record.steps:,}{planned}."
 
 
+_SATURATED = (
+    f"**Saturated:** a method reaches {SATURATED:.0%} or more. These data tell a method that "
+    "learns from one that does not, and no good one from a better."
+)
 _CAPTION = (
     "Mean over seeds of each checkpoint's score, as measured: nothing is smoothed. Band: "
     f"{CONFIDENCE:.0%} {intervals.NAME} of that checkpoint, for seeds and episodes, as in the "
@@ -233,17 +241,6 @@ def _versions(runs: list[EvaluatedRun]) -> str:
     return f"{text} Processor: {' / '.join(chips)}."
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; all but its first column are numbers."""
-    ruler = f"|---|{'--:|' * (len(header) - 1)}"
-    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
-    return "\n".join([lines[0], ruler, *lines[1:]])
-
-
 def _shown(estimate: Estimate, scoring: Score = SUCCESS) -> str:
     low, high = scoring.shown(estimate.low), scoring.shown(estimate.high)
     return f"{scoring.shown(estimate.value)} [{low}, {high}]"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

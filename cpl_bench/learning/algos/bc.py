@@ -15,6 +15,8 @@ import torch
 
 from cpl_bench.learning.config import (
     COUNT,
+    LAPTOP_CLONE,
+    LAPTOP_POLICY,
     SEGMENTS,
     Optimiser,
     PolicyConfig,
@@ -45,7 +47,7 @@ class SFTConfig:
 
 
 PAPER = SFTConfig()
-LAPTOP = SFTConfig(PolicyConfig((256, 256)), Stage(1500, Optimiser(3e-4)), steps=4000, segments=32)
+LAPTOP = SFTConfig(LAPTOP_POLICY, LAPTOP_CLONE, steps=4000, segments=32)
 
 
 class SFT:

@@ -18,6 +18,8 @@ import torch
 
 from cpl_bench.learning.config import (
     COUNT,
+    LAPTOP_CLONE,
+    LAPTOP_POLICY,
     NOT_NEGATIVE,
     POSITIVE,
     SEGMENTS,
@@ -69,8 +71,8 @@ class CPLConfig:
 PAPER = CPLConfig()
 LAPTOP = CPLConfig(
     lam=0.65,
-    policy=PolicyConfig((256, 256)),
-    clone=Stage(1500, Optimiser(3e-4)),
+    policy=LAPTOP_POLICY,
+    clone=LAPTOP_CLONE,
     contrast=Optimiser(3e-4, warmup_steps=200),
     steps=4000,
     segments=32,

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 
 import torch
 
-from cpl_bench.learning.config import COUNT, Optimiser, PolicyConfig, refuse
+from cpl_bench.learning.config import (
+    COUNT,
+    LAPTOP_CLONE,
+    LAPTOP_POLICY,
+    Optimiser,
+    PolicyConfig,
+    refuse,
+)
 from cpl_bench.learning.interface import BestEpisodes, Entry, Phase
 from cpl_bench.learning.networks import Policy
 
@@ -37,7 +44,9 @@ class PercentBCConfig:
 
 
 PAPER = PercentBCConfig()
-LAPTOP = PercentBCConfig(policy=PolicyConfig((256, 256)), optimiser=Optimiser(3e-4), steps=4000)
+LAPTOP = PercentBCConfig(
+    policy=LAPTOP_POLICY, optimiser=LAPTOP_CLONE.optimiser, steps=4000, transitions=512
+)
 
 
 class PercentBC:

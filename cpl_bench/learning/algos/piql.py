@@ -106,14 +106,14 @@ PAPER = PIQLConfig()
 LAPTOP = PIQLConfig(
     reward=RewardConfig(steps=1500, optimiser=Optimiser(1e-3), hidden=(256, 256)),
     standardise_rewards=True,
-    policy=PolicyConfig((256, 256)),
+    policy=settings.LAPTOP_POLICY,
     actor=Optimiser(1e-3, cosine=True),
     value=ValueConfig((256, 256), Optimiser(1e-3)),
     value_scale=100.0,
     expectile=0.5,
     temperature=1.0,
     polyak=0.05,
-    steps=8000,
+    steps=4000,
     segments=32,
     transitions=512,
 )

@@ -1,0 +1,13 @@
+"""Tables in Markdown."""
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; all but its first column are numbers."""
+    ruler = f"|---|{'--:|' * (len(header) - 1)}"
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return "\n".join([lines[0], ruler, *lines[1:]])
+
+
+def cell(text: str) -> str:
+    """A text that ends no cell."""
+    return text.replace("|", "\\|")
