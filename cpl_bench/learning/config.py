@@ -190,3 +190,9 @@ class RewardConfig:
     def fitting_steps(self) -> int:
         """Gradient steps that fit a model: none if the reward is the true one."""
         return self.steps if self.source == "learned" else 0
+
+
+LAPTOP_REWARD = RewardConfig(
+    steps=1000, optimiser=Optimiser(1e-3), hidden=(256, 256), bounded=True, imitation=0.3
+)
+"""The reward model of the laptop presets."""

@@ -104,7 +104,7 @@ class PIQLConfig:
 
 PAPER = PIQLConfig()
 LAPTOP = PIQLConfig(
-    reward=RewardConfig(steps=1500, optimiser=Optimiser(1e-3), hidden=(256, 256)),
+    reward=settings.LAPTOP_REWARD,
     standardise_rewards=True,
     policy=settings.LAPTOP_POLICY,
     actor=Optimiser(1e-3, cosine=True),
@@ -115,7 +115,7 @@ LAPTOP = PIQLConfig(
     polyak=0.05,
     steps=4000,
     segments=32,
-    transitions=512,
+    transitions=256,
 )
 
 

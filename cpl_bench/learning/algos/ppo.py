@@ -94,9 +94,7 @@ class PPOConfig:
 
 PAPER = PPOConfig()
 LAPTOP = PPOConfig(
-    reward=RewardConfig(
-        steps=1500, optimiser=Optimiser(1e-3), hidden=(256, 256), bounded=True, imitation=0.3
-    ),
+    reward=settings.LAPTOP_REWARD,
     kl=KLConfig(weight=0.1),
     std=StdConfig(initial=0.3, lowest=0.2),
     collection=CollectionConfig(transitions=8192, epochs=5, minibatch=512, value_only=2),
@@ -105,7 +103,7 @@ LAPTOP = PPOConfig(
     clone=settings.LAPTOP_CLONE,
     actor=Optimiser(1e-4, largest_gradient=0.5),
     value=ValueConfig((256, 256), Optimiser(1e-3, largest_gradient=0.5)),
-    steps=3960,
+    steps=3460,
     segments=32,
 )
 
