@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,9 @@ class Score:
 
 def gather(name: str, runs: Path) -> None:
     """Write an experiment's `trials.csv` from the run folders below `runs`."""
-    lines = [",".join(COLUMNS)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
     for cell in cells(load_experiment(str(PRESETS / name))):
         run = read_run(runs / cell.folder)
         data = run.record.preferences.preferences_hash[:SHOWN]
@@ -82,8 +85,8 @@ def gather(name: str, runs: Path) -> None:
             for step, episodes in zip(run.checkpoints, run.episodes, strict=True):
                 scores = episodes[place]
                 fields = (cell.dataset, data, cell.method.name, step, seed, len(scores))
-                lines.append(",".join(map(str, fields)) + f",{scores.mean():.4f}")
-    write_atomically(PRESETS / name / "trials.csv", "\n".join(lines) + "\n")
+                writer.writerow([*fields, f"{scores.mean():.4f}"])
+    write_atomically(PRESETS / name / "trials.csv", text.getvalue())
 
 
 def scores_of(name: str) -> dict[tuple[str, str], Score]:

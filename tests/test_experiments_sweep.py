@@ -381,7 +381,7 @@ def test_an_experiment_may_name_a_method_of_ones_own(dots, pool, tmp_path, monke
     page = result.page.read_text()
     assert "own_of_sweep:ENTRY" in page and "cpl-bench report runs/dots/*" in page
     publish(loaded, tmp_path / "out", folder)
-    names = {str(Path("dots", run.name, name)) for name in RUN_EVIDENCE}
+    names = {str(Path("dots", run.name, name)) for name in (*RUN_EVIDENCE, FINAL)}
     assert set(published(folder)) == names | {*EVIDENCE, "experiment.toml"}
 
 

@@ -22,10 +22,10 @@ from cpl_bench.learning.interface import Rollouts
 from cpl_bench.learning.methods import ALGOS, configured, find_method
 from cpl_bench.preferences.arrays import preferences_from_arrays
 from cpl_bench.preferences.file import load_preferences
-from cpl_bench.runs.batches import PreferenceSampler
 from cpl_bench.runs.evaluate import evaluate
 from cpl_bench.runs.evaluations import read_evaluations
 from cpl_bench.runs.folder import RunFolder
+from cpl_bench.runs.prepare import prepare
 from cpl_bench.runs.record import read_record, write_record
 from cpl_bench.runs.rollouts import RolloutFeed
 from cpl_bench.runs.train import TrainOptions, choose_device, train
@@ -146,19 +146,17 @@ def test_metrics_are_written_between_and_at_evaluations(whole):
 
 def test_metrics_are_means_since_the_pause_before(whole, dots):
     preferences = load_preferences(dots[2])
-    members = training_seeds((0, 3))
-    sampler = PreferenceSampler(preferences, members, 8)
     config = configured("cpl", "laptop", CPL)
-    learner = find_method("cpl").build(config, 6, 2, members, torch.device("cpu"))
-    clone = learner.phases()[0]
-    losses = [clone.update(sampler.draw(step))["clone_loss"][1].item() for step in range(8)]
+    trainee = prepare("cpl", config, preferences, (0, 3), torch.device("cpu"), None, None)
+    clone = trainee.training[0]
+    losses = [clone.take(torch.tensor(step))["clone_loss"][1].item() for step in range(8)]
     with (whole / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["seed"] == "3"]
     assert float(rows[0]["value"]) == pytest.approx(np.mean(losses[:4]), rel=1e-6)
     assert float(rows[1]["value"]) == pytest.approx(np.mean(losses[4:]), rel=1e-6)
 
 
-def test_evaluations_and_checkpoints_belong_together(whole):
+def test_evaluations_and_checkpoints_belong_together(whole, dots):
     folder = RunFolder(whole)
     assert folder.checkpoint_steps() == EVALUATED
     rows = read_evaluations(folder.evaluations)
@@ -170,7 +168,11 @@ def test_evaluations_and_checkpoints_belong_together(whole):
     assert weights.arrays["w0"].shape == (2, 6, 16)
     step, state = RunFolder(whole).read_state()
     assert step == 50
-    np.testing.assert_array_equal(state["w0"], weights.arrays["w0"])
+    config, data = configured("cpl", "laptop", CPL), load_preferences(dots[2])
+    trainee = prepare("cpl", config, data, (0, 3), torch.device("cpu"), None, None)
+    trainee.learner.load_state(state)
+    for name, value in trainee.weights().arrays.items():
+        np.testing.assert_array_equal(value, weights.arrays[name])
 
 
 @pytest.mark.parametrize("every", [13, 7, 3])

@@ -6,7 +6,7 @@ weight of the rejected segment and with it the pull away from the data.
 
 Deviations: dense data use every pair of a batch (the paper's dense setting; the released code draws
 one partner a segment). The warm-up after cloning is linear, as released. The laptop preset's
-λ = 0.65 is ours: 0.5 stayed near cloning on sweep-into, 0.75 ran off on drawer-open.
+λ = 0.65 is ours: 0.5 stayed near cloning on bin-picking.
 """
 
 from __future__ import annotations

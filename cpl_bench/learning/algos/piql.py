@@ -15,11 +15,12 @@ Deviations: the actor is weighted by advantages over the value from before this 
 the authors of IQL take the one after it. The paper doesn't say whether the actor drops units; here
 it does, as everybody's policy there. Critics and value begin near zero, so that no action is
 preferred before anything is known. Our data end an episode soon after its success and show little
-of what follows. The laptop preset takes a sixtieth of the steps, and makes them count: transitions
-drawn one by one rather than in segments, standardised rewards (with temperature 1), networks that
-give values in units of 1/(1 − γ) (Adam moves a network's output by as much a step whatever the
-value's size), a higher rate, targets that follow sooner. Its expectile is 0.5, where 0.7 has not
-converged in time: the value is the data's own, the policy one step of improvement over theirs.
+of what follows. The laptop preset takes a hundredth of the steps, and makes them count: transitions
+drawn one by one rather than in segments, a reward that also imitates (without, the policy learns
+and then drifts to actions that the reward wrongly praises), standardised rewards with temperature
+1, networks that give values in units of 1/(1 − γ) (Adam moves a network's output by as much a step
+whatever the value's size), a higher rate, targets that follow sooner, expectile 0.5: the value is
+the data's own, the policy one step of improvement over theirs.
 """
 
 from __future__ import annotations
