@@ -153,7 +153,7 @@ def enough():
             "gamma": 0.99,
             "polyak": 0.005,
             "segments": 32,
-            "transitions": 512,
+            "transitions": 256,
         },
         "ppo": {
             **shared,
