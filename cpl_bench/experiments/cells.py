@@ -41,6 +41,11 @@ class Cell:
     """Gradient steps between those; 0: as the preset says."""
 
     @property
+    def members(self) -> tuple[int, ...]:
+        """Their numbers."""
+        return tuple(range(self.first_seed, self.first_seed + self.seeds))
+
+    @property
     def folder(self) -> Path:
         """The run's, below where the experiment's runs are."""
         name = Path(self.dataset).stem  # as the card is called
@@ -98,7 +103,7 @@ def run_cell(cell: Cell, out: Path, pool: RolloutPool) -> Path:
     name, preferences = find_preferences(cell.dataset, pool)
     method = cell.method
     options = TrainOptions(
-        seeds=tuple(range(cell.first_seed, cell.first_seed + cell.seeds)),
+        seeds=cell.members,
         note=slug(method.name),
         method=method.name,
         runs=out,
@@ -138,7 +143,7 @@ def check_cells(todo: Sequence[Cell], out: Path | None = None) -> None:
         check_method(method.algorithm, config, planned_info(card), rewards=True)
         if out and ((folder := out / cell.folder) / "run.json").is_file():
             before = read_record(folder)
-            if before.config != as_table(config) or len(before.seeds) != cell.seeds:
+            if before.config != as_table(config) or before.seeds != cell.members:
                 raise UserError(
                     f"{folder} holds a run of '{method.name}' with other settings or seeds. Move "
                     "it away, or give the method another name."

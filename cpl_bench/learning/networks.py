@@ -104,6 +104,11 @@ class Policy:
         self.followed = 1 - config.average
         self.optimisers: dict[str, WarmAdam] = {}
 
+    @property
+    def acting(self) -> MLP:
+        """The averaged weights if there are any, else those that learn."""
+        return self.network if self.average is None else self.average
+
     def add_optimiser(self, phase: str, config: Optimiser, steps: int = 0) -> None:
         """Give `phase` an Adam of its own, with fresh moments, for so many steps."""
         self.optimisers[phase] = WarmAdam(self.parameters, config, steps)
@@ -142,11 +147,11 @@ class Policy:
     def act(self, observations: Float[Tensor, "s b o"]) -> Float[Tensor, "s b a"]:
         """The deterministic action, without dropout; by the averaged weights if there are any."""
         with torch.no_grad():
-            return (self.average or self.network)(observations).tanh()
+            return self.acting(observations).tanh()
 
     def weights(self) -> PolicyWeights:
         """w0 (s, o, h), b0 (s, h), …, float32; the averaged ones if there are any."""
-        return PolicyWeights("deterministic", (self.average or self.network).arrays())
+        return PolicyWeights("deterministic", self.acting.arrays())
 
     def state(self) -> dict[str, Tensor]:
         """Weights, their average and optimisers, flat."""
