@@ -18,9 +18,9 @@ preferred before anything is known. Our data end an episode soon after its succe
 of what follows. The laptop preset takes a hundredth of the steps, and makes them count: transitions
 drawn one by one rather than in segments, a reward that also imitates (on bin-picking a policy
 learns and then falls back; this lessens it and does not end it), standardised rewards with
-temperature 1, networks that give values in units of 1/(1 − γ) (Adam moves a network's output by as much a step
-whatever the value's size), a higher rate, targets that follow sooner, expectile 0.5: the value is
-the data's own, the policy one step of improvement over theirs.
+temperature 1, networks that give values in units of 1/(1 − γ) (Adam moves a network's output by as
+much a step whatever the value's size), a higher rate, targets that follow sooner, expectile 0.5:
+the value is the data's own, the policy one step of improvement over theirs.
 """
 
 from __future__ import annotations
