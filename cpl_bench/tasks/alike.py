@@ -32,7 +32,7 @@ def seen(observation: np.ndarray) -> np.ndarray:
 
 def paid(reward: float) -> float:
     """Rewards of our suites: multiples of 2⁻²⁰."""
-    return float(_on_grid(reward, REWARD))
+    return round(reward * REWARD) / REWARD if math.isfinite(reward) else reward
 
 
 def mathematics() -> str:

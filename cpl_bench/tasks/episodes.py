@@ -124,7 +124,7 @@ class _Episode:
         std: float | np.ndarray,
     ):
         self.task, self.seed, self.policy = task, seed, policy
-        self.rules, self.std = rules, std
+        self.rules, self.std, self.noisy = rules, std, bool(np.any(std))
         self.planned = np.zeros((0, 0))  # (h, a)
         self.noise = np.random.default_rng([seed, NOISE_STREAM])
         self.observation, _ = task.reset(seed=seed)
@@ -137,10 +137,10 @@ class _Episode:
 
     def step(self, action: np.ndarray) -> None:
         rules = self.rules
-        if np.any(self.std):
+        if self.noisy:
             action = action + self.noise.normal(0.0, self.std, action.shape)
         drawn = executed(action)
-        action = np.clip(drawn, -1.0, 1.0)
+        action = np.minimum(np.maximum(drawn, -1.0), 1.0)
         self.observation, reward, self.terminated, cut, info = self.task.step(action)
         self.rewards.append(reward)
         success = bool(info.get("success", False))

@@ -4,10 +4,10 @@ Goals are random without limit and visible, the hand starts at a random place, o
 35 dimensions (the previous frame's hand and gripper are dropped), rewards are divided by 10.
 
 Deviations from Meta-World itself: `reset(seed=)` decides the whole episode, whatever was simulated
-before (Meta-World ignores it); observations and rewards are rounded (`cpl_bench.tasks.alike`); two
-slow look-ups are replaced by equal, vectorised ones; door-open's expert goes over the handle where
-Meta-World's would shove it (77 % success with random hands). What is random in a task is
-Meta-World's choice: in sweep-into and bin-picking the object's place, not the goal's.
+before (Meta-World ignores it); observations and rewards are rounded (`cpl_bench.tasks.alike`);
+door-open's expert goes over the handle where Meta-World's would shove it (77 % success with random
+hands). What is random in a task is Meta-World's choice: in sweep-into and bin-picking the object's
+place, not the goal's. `cpl_bench.tasks.sawyer` makes its simulators quicker and changes no number.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -16,7 +16,6 @@ Meta-World's choice: in sweep-into and bin-picking the object's place, not the g
 from __future__ import annotations
 
 import warnings
-from types import MethodType
 from typing import Any
 
 import gymnasium
@@ -28,6 +27,7 @@ from metaworld.policies import ENV_POLICY_MAP
 
 from cpl_bench.core.errors import unknown_name
 from cpl_bench.tasks.alike import paid, seen
+from cpl_bench.tasks.sawyer import quick
 
 HAND_RANGE = np.array([0.25, 0.15, 0.2])  # metres
 SETTLE_STEPS = 50
@@ -78,8 +78,7 @@ class MetaWorldTask(gymnasium.Env):
         simulator = self._simulator
         simulator._freeze_rand_vec = False
         simulator._np_random = self.np_random
-        simulator.reset_model()  # draws the goal and places the bodies
-        self._settle()
+        self._place_bodies()  # and draws the goal
         self._place_hand(simulator.hand_init_pos + self.np_random.uniform(-HAND_RANGE, HAND_RANGE))
         simulator._get_obs()  # fills the previous frame
         self._full_observation = simulator._get_obs()
@@ -88,7 +87,7 @@ class MetaWorldTask(gymnasium.Env):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One control step of 12.5 ms; `truncated` at the horizon, never `terminated`."""
-        action = np.clip(action, -1.0, 1.0)
+        action = np.minimum(np.maximum(action, -1.0), 1.0)
         self._full_observation, reward, _, _, info = self._simulator.step(action)
         self._steps += 1
         truncated = self._steps >= self.horizon_steps
@@ -110,8 +109,7 @@ class MetaWorldTask(gymnasium.Env):
         simulator = self._simulator
         if simulator._last_rand_vec is None or not np.array_equal(goal, simulator._last_rand_vec):
             simulator._freeze_rand_vec, simulator._last_rand_vec = True, goal
-            simulator.reset_model()  # places the bodies
-            self._settle()
+            self._place_bodies()
         if memory.size:
             self._simulator._target_to_obj_init = float(memory[0]) or None
         mujoco.mj_setState(simulator.model, simulator.data, physics, STATE_KIND)
@@ -149,14 +147,15 @@ class MetaWorldTask(gymnasium.Env):
             return []
         return [self._simulator._target_to_obj_init or 0.0]
 
-    def _settle(self) -> None:
-        """Reset once more, from a clean state among placed bodies: nothing of the past remains."""
+    def _place_bodies(self) -> None:
+        """Reset twice, then from a clean state among placed bodies: nothing of the past remains."""
         simulator = self._simulator
-        simulator._freeze_rand_vec = True
+        simulator.simulating = False
+        simulator.reset_model()
+        simulator.simulating, simulator._freeze_rand_vec = True, True
         mujoco.mj_resetData(simulator.model, simulator.data)
         simulator.reset_model()
         simulator.curr_path_length = 0
-        simulator._did_see_sim_exception = False
 
     def _place_hand(self, position: np.ndarray) -> None:
         simulator = self._simulator
@@ -187,44 +186,11 @@ def _make_simulator(source_id: str, camera: str, render_mode: str | None) -> Any
     options: dict[str, Any] = {}
     if render_mode:
         options = {"render_mode": render_mode, "camera_name": camera}
-    simulator: Any = ALL_V3_ENVIRONMENTS[source_id](**options)
+    simulator: Any = quick(source_id)(**options)
     simulator._freeze_rand_vec = False
     simulator._partially_observable = False
     simulator._set_task_called = True
     simulator.seeded_rand_vec = True
     simulator.max_path_length = 2**62
     simulator.__dict__.pop("sawyer_observation_space", None)  # cached with a hidden goal
-    simulator.touching_object = MethodType(_touching_object, simulator)
-    bodies = [simulator.model.body(name).id for name in ("hand", "rightclaw", "leftclaw")]
-    simulator.cpl_bench_bodies = bodies
-    simulator._get_curr_obs_combined_no_goal = MethodType(_current_frame, simulator)
     return simulator
-
-
-def _touching_object(simulator: Any, object_geom_id: int) -> bool:
-    """Meta-World's `touching_object` with the contacts read as arrays."""
-    data = simulator.data
-    first, second, address = data.contact.geom1, data.contact.geom2, data.contact.efc_address
-    of_object = (first == object_geom_id) | (second == object_geom_id)
-    if not of_object.any():
-        return False
-    for pad in ("leftpad_geom", "rightpad_geom"):
-        pad_id = data.geom(pad).id
-        hit = of_object & ((first == pad_id) | (second == pad_id))
-        if not sum(data.efc_force[address[hit]]) > 0:
-            return False
-    return True
-
-
-def _current_frame(simulator: Any) -> np.ndarray:
-    """Meta-World's 18 numbers of the current frame with the bodies looked up once."""
-    hand, right, left = simulator.cpl_bench_bodies
-    between = simulator.data.xpos[right] - simulator.data.xpos[left]
-    frame = np.zeros(18)
-    frame[:3] = simulator.data.xpos[hand]
-    frame[3] = min(max(np.sqrt(between.dot(between)) / 0.1, 0.0), 1.0)
-    positions = simulator._get_pos_objects().reshape(-1, 3)
-    quaternions = np.asarray(simulator._get_quat_objects()).reshape(-1, 4)
-    objects = np.concatenate([positions, quaternions], axis=1).ravel()
-    frame[4 : 4 + objects.size] = objects
-    return frame
