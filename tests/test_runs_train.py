@@ -732,3 +732,26 @@ def test_evaluate_runs_the_test_episodes(trained, pool):
     episodes = run_episodes(POINTMASS, seeds, 0, weights, EpisodeRules())
     expected = [each.rewards.sum() for each in episodes]
     np.testing.assert_allclose(rows["return"][rows["seed"] == 3], expected, rtol=1e-12)
+
+
+# --- Memory ---
+
+
+def test_freed_memory_is_kept():
+    code = """
+import resource, numpy as np
+from cpl_bench.runs.memory import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        np.ones(8 * 2**20)  # 64 MB, 16,384 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+often, kept = faults(), keep_freed_memory()
+faults()
+print(kept, often, faults())
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    kept, often, seldom = run.stdout.split()
+    if kept == "False":
+        pytest.skip("no glibc here")
+    assert int(seldom) < int(often) / 10

@@ -25,6 +25,7 @@ from cpl_bench.preferences.format import PreferenceInfo, Preferences, behaviour_
 from cpl_bench.runs.feeds import check_feeds
 from cpl_bench.runs.folder import RunFolder
 from cpl_bench.runs.held_out import held_out_batch
+from cpl_bench.runs.memory import keep_freed_memory
 from cpl_bench.runs.monitor import Monitor
 from cpl_bench.runs.prepare import prepare
 from cpl_bench.runs.record import RunRecord, as_table, difference, machine
@@ -98,6 +99,7 @@ def train(
     if device.type == "cuda":  # sums over comparisons would come in any order
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+    keep_freed_memory()
     trainee = prepare(algorithm, config, preferences, options.seeds, device, task, pool, title)
     learner, phases, training = trainee.learner, trainee.phases, trainee.training
     folder = RunFolder(options.runs / dataset / folder_name(algorithm, options.note))
