@@ -11,7 +11,7 @@ import torch
 
 import cpl_bench
 from cpl_bench.core.errors import UserError
-from cpl_bench.experiments.library import nested
+from cpl_bench.core.toml import nested
 
 
 def test_every_name_is_there_and_listed():

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from cpl_bench.core.cards import load_task
@@ -20,8 +21,10 @@ from cpl_bench.core.seeds import episode_seeds, training_seeds
 from cpl_bench.core.toml import replaced
 from cpl_bench.learning.interface import Rollouts
 from cpl_bench.learning.methods import ALGOS, configured, find_method
+from cpl_bench.learning.precision import choose_precision
 from cpl_bench.preferences.arrays import preferences_from_arrays
 from cpl_bench.preferences.file import load_preferences
+from cpl_bench.runs.batches import PreferenceSampler
 from cpl_bench.runs.evaluate import evaluate
 from cpl_bench.runs.evaluations import read_evaluations
 from cpl_bench.runs.folder import RunFolder
@@ -755,3 +758,73 @@ print(kept, often, faults())
     if kept == "False":
         pytest.skip("no glibc here")
     assert int(seldom) < int(often) / 10
+
+
+# --- Precision and threads ---
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "chosen"),
+    [("auto", "cpu", "fp32"), ("auto", "cuda", "tf32"), ("bf16", "cpu", "bf16")],
+)
+def test_a_precision_is_chosen_by_device(asked, device, chosen):
+    assert choose_precision(asked, torch.device(device)) == chosen
+
+
+@pytest.mark.parametrize(("wrong", "said"), [("fp16", "auto, fp32"), ("tf32", "is a GPU's")])
+def test_what_a_cpu_cannot_compute_in_is_refused(start, tmp_path, wrong, said):
+    with pytest.raises(UserError, match=said):
+        start(tmp_path, precision=wrong)
+
+
+@pytest.mark.parametrize("algorithm", list(SETTINGS))
+def test_bf16_learns_what_fp32_learns(start, tmp_path, algorithm):
+    """Not to the bit: then products would not be computed in it."""
+    longer = {"steps": 200, "policy": {"dropout": 0.25}}
+    if algorithm in ("cpl", "sft"):
+        longer |= {"clone": {"steps": 100}}
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        run = start(
+            tmp_path / precision,
+            algorithm,
+            longer if algorithm != "ppo" else {},
+            precision=precision,
+            evaluate_every=200,
+            episodes=0,
+        )
+        assert read_record(run).precision == precision
+        rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+        kept = [row for row in rows if row["metric"].endswith("loss")]
+        losses[precision] = {
+            name: np.mean([float(row["value"]) for row in kept if row["metric"] == name])
+            for name in {row["metric"] for row in kept}
+        }
+    exact, rounded = losses["fp32"], losses["bf16"]
+    assert exact.keys() == rounded.keys() and exact != rounded
+    for name in exact:
+        assert rounded[name] == pytest.approx(exact[name], rel=0.01, abs=1e-3), name
+    state = safetensors.torch.load_file(tmp_path / "bf16" / "dots" / run.name / "state.safetensors")
+    assert not any(value.dtype == torch.bfloat16 for value in state.values())
+
+
+def test_another_precision_is_another_run(start, tmp_path):
+    start(tmp_path, settings=SHORT, precision="fp32")
+    with pytest.raises(UserError, match=r"another 'precision' .*'fp32', now 'bf16'"):
+        start(tmp_path, settings=SHORT, precision="bf16", resume=True)
+
+
+def test_threads_are_torchs_while_it_trains(start, tmp_path, monkeypatch):
+    before, seen = torch.get_num_threads(), []
+    draw = PreferenceSampler.draw
+    monkeypatch.setattr(
+        PreferenceSampler,
+        "draw",
+        lambda *arguments: (seen.append(torch.get_num_threads()), draw(*arguments))[1],
+    )
+    settings = SHORT | {"clone": {"steps": 4, "transitions": 0}}
+    run = start(tmp_path, settings=settings, threads=before + 1, episodes=0)
+    assert set(seen) == {before + 1} and torch.get_num_threads() == before
+    assert read_record(run).machine["torch_threads"] == before + 1
+    with pytest.raises(UserError, match="--threads must be at least 0"):
+        start(tmp_path, threads=-1)

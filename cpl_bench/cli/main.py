@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -26,6 +27,9 @@ VERBS = {
     "report": "learning curves and a table from runs",
     "sweep": "run a published experiment again",
 }
+SPINS = "20000"
+"""How often torch's threads look for work before they sleep, some 50 microseconds. GNU's OpenMP has
+them look for milliseconds, which takes the cores from whatever else wants one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(version("cpl-bench"))
         return 0
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
     try:
         if words[0] not in VERBS:
             raise unknown_name("verb", words[0], VERBS)

@@ -38,6 +38,10 @@ class Shared:
     """The defaults of the method's settings; auto: laptop on a CPU, paper on a GPU."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    """What matrix products are computed in; auto: fp32 on a CPU, tf32 on a GPU."""
+    threads: int = 0
+    """Torch's while it trains; 0: one a processor."""
     task: str | None = None
     """Where policies are rolled out, if not where the data come from: a card's name or path, a
     Gymnasium id, or module:Class."""

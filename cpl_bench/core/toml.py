@@ -147,3 +147,17 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
             value = merged(under, value)
         result[key] = value
     return result
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with dots in their names as nested tables."""
+    tables: dict[str, Any] = {}
+    for name, value in settings.items():
+        first, dot, rest = name.partition(".")
+        if dot:
+            value = {rest: value}
+        if isinstance(value, Mapping):
+            before = tables.get(first, {})
+            value = nested({**(before if isinstance(before, Mapping) else {}), **value})
+        tables[first] = value
+    return tables

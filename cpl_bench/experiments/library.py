@@ -14,6 +14,7 @@ import numpy as np
 from cpl_bench.core.dataset_cards import load_dataset_card
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.pairs import Pairs
+from cpl_bench.core.toml import nested
 from cpl_bench.experiments.make import (
     ensure_preferences,
     ensure_trajectories,
@@ -91,6 +92,8 @@ def train(
     seeds: int | Sequence[int] = 4,
     task: str | None = None,
     device: str = "auto",
+    precision: str = "auto",
+    threads: int = 0,
     evaluate_every: int = 0,
     episodes: int = 25,
     note: str = "",
@@ -112,6 +115,8 @@ def train(
         seeds: how many members, numbered from 0, or their numbers.
         task: where policies are rolled out, if not where the data come from; "" nowhere.
         device: auto, cpu, cuda or cuda:N.
+        precision: auto, fp32, tf32 or bf16: what matrix products are computed in.
+        threads: torch's while it trains; 0 for one a processor.
         evaluate_every: gradient steps between evaluations; 0: as the preset has it.
         episodes: episodes a seed in each evaluation; 0 trains without a simulator.
         note: added to the run folder's name.
@@ -126,19 +131,23 @@ def train(
         UserError: whatever cannot be, before anything is trained.
     """
     from cpl_bench.learning.methods import EVALUATE_EVERY, configured
+    from cpl_bench.learning.precision import choose_precision
     from cpl_bench.runs.train import TrainOptions, choose_device
     from cpl_bench.runs.train import train as fit
 
+    found = choose_device(device)  # refuse before data are made
+    choose_precision(precision, found)
     if preset == "auto":
-        preset = "paper" if choose_device(device).type == "cuda" else "laptop"
+        preset = "paper" if found.type == "cuda" else "laptop"
     config = configured(method, preset, nested(settings or {}))
-    choose_device(device)  # refuse before data are made
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else seeds
     if isinstance(numbers, str | float) or not all(isinstance(each, int) for each in numbers):
         raise UserError(f"seeds is how many, or whole numbers from 0; got {seeds!r}.")
     options = TrainOptions(
         seeds=tuple(numbers),
         device=device,
+        precision=precision,
+        threads=threads,
         evaluate_every=evaluate_every or EVALUATE_EVERY.get(preset, 500),
         episodes=episodes,
         note=note,
@@ -206,20 +215,6 @@ def report(
     if not folders:
         raise UserError("There are no runs to report on. Name run folders: runs/drawer-open/*.")
     return compare(folders, Path(out) if out else folders[0].parent / "report", title)
-
-
-def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with dots in their names as nested tables."""
-    tables: dict[str, Any] = {}
-    for name, value in settings.items():
-        first, dot, rest = name.partition(".")
-        if dot:
-            value = {rest: value}
-        if isinstance(value, Mapping):
-            before = tables.get(first, {})
-            value = nested({**(before if isinstance(before, Mapping) else {}), **value})
-        tables[first] = value
-    return tables
 
 
 def _as_function(policy: Any) -> Policy:

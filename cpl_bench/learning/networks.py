@@ -61,7 +61,7 @@ class MLP:
             x = torch.baddbmm(self.parameters[f"b{i}"].unsqueeze(1), x, self.parameters[f"w{i}"])
             if i < layers - 1:
                 x = activate(x, i)
-        return x
+        return x.float()  # products may be computed in less
 
     def state(self) -> dict[str, Tensor]:
         """The weights, flat."""

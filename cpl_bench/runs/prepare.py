@@ -15,6 +15,7 @@ from cpl_bench.learning.inputs import folded, inputs_of
 from cpl_bench.learning.interface import Algorithm, OnlinePhase, Phase
 from cpl_bench.learning.loop import Stretch
 from cpl_bench.learning.methods import find_method
+from cpl_bench.learning.precision import Precision, computed_in
 from cpl_bench.preferences.format import Preferences
 from cpl_bench.runs.feeds import Source, check_feeds, stretches
 from cpl_bench.tasks.pool import RolloutPool
@@ -45,6 +46,7 @@ def prepare(
     task: TaskCard | None,
     pool: RolloutPool | None,
     title: str = "",
+    precision: Precision = "fp32",
 ) -> Trainee:
     """Build a method for some data; `members` are the seeds as the user counts them.
 
@@ -57,6 +59,7 @@ def prepare(
         task: what the data are of; None where nothing is rolled out.
         pool: of workers, likewise.
         title: what messages call the method; empty for its own name.
+        precision: what matrix products are computed in.
 
     Raises:
         UserError: an unknown algorithm, or data that do not hold what it needs.
@@ -71,4 +74,6 @@ def prepare(
     if inputs is not None:
         preferences = replace(preferences, observations=inputs.seen(preferences.observations))
     source = Source(preferences, task, pool, members, seeds, device, inputs)
-    return Trainee(learner, phases, source, stretches(source, phases, learner))
+    training = stretches(source, phases, learner)
+    training = [computed_in(precision, device, each) for each in training]
+    return Trainee(learner, phases, source, training)

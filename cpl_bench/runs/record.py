@@ -52,6 +52,8 @@ class RunRecord:
     online_transitions: int = 0
     """Simulator steps that each seed was to take to learn from; 0 for offline methods."""
     device: str = "cpu"
+    precision: str = "fp32"
+    """What matrix products were computed in."""
     command: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
@@ -111,6 +113,7 @@ DECISIVE = (
     "episodes",
     "method",
     "device",
+    "precision",
 )
 """What must agree for a run to be taken up again."""
 
@@ -182,8 +185,8 @@ def as_table(config: MethodConfig) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(config)))  # pyright: ignore[reportArgumentType]
 
 
-def machine() -> dict[str, Any]:
-    """What a number may depend on besides its seed."""
+def machine(threads: int = 0) -> dict[str, Any]:
+    """What a number may depend on besides its seed; `threads`: torch's, 0 for as they are."""
     import torch
 
     about = {
@@ -191,7 +194,7 @@ def machine() -> dict[str, Any]:
         "architecture": platform.machine(),
         "system": platform.system(),
         "python": platform.python_version(),
-        "torch_threads": torch.get_num_threads(),
+        "torch_threads": threads or torch.get_num_threads(),
     }
     return about | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
 

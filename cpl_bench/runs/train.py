@@ -21,6 +21,7 @@ from cpl_bench.learning.config import MethodConfig
 from cpl_bench.learning.interface import OnlinePhase, Phase, RewardLearner, Segments
 from cpl_bench.learning.loop import fit
 from cpl_bench.learning.methods import find_method
+from cpl_bench.learning.precision import choose_precision, torch_set
 from cpl_bench.preferences.format import PreferenceInfo, Preferences, behaviour_score
 from cpl_bench.runs.feeds import check_feeds
 from cpl_bench.runs.folder import RunFolder
@@ -45,6 +46,10 @@ class TrainOptions:
     """One member a seed."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."""
+    precision: str = "auto"
+    """auto, fp32, tf32 or bf16: what matrix products are computed in; auto: tf32 on a GPU."""
+    threads: int = 0
+    """Torch's while it trains; 0: one a processor."""
     evaluate_every: int = 500
     """Gradient steps between evaluations; a checkpoint is written at each."""
     episodes: int = EPISODES
@@ -63,6 +68,8 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise UserError(f"Seeds must be different whole numbers from 0, not {self.seeds}.")
+        if self.threads < 0:
+            raise UserError(f"--threads must be at least 0, not {self.threads}.")
         if self.evaluate_every < 1 or self.episodes < 0:
             raise UserError(
                 "--evaluate-every must be at least 1 and --episodes at least 0, not "
@@ -100,7 +107,10 @@ def train(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     keep_freed_memory()
-    trainee = prepare(algorithm, config, preferences, options.seeds, device, task, pool, title)
+    precision = choose_precision(options.precision, device)
+    trainee = prepare(
+        algorithm, config, preferences, options.seeds, device, task, pool, title, precision
+    )
     learner, phases, training = trainee.learner, trainee.phases, trainee.training
     folder = RunFolder(options.runs / dataset / folder_name(algorithm, options.note))
     record = RunRecord(
@@ -118,10 +128,11 @@ def train(
         behaviour_score=behaviour_score(preferences, task.scoring) if task else None,
         online_transitions=online_transitions(phases, task.horizon_steps) if task else 0,
         device=device.type,
+        precision=precision,
         command=command,
         versions=versions(task.simulators if task else {}),
         commit=commit(),
-        machine=machine(),
+        machine=machine(options.threads),
     )
     begin = _open(folder, record, options)
     if begin == "finished":
@@ -140,7 +151,8 @@ def train(
         held_out = held_out_batch(trainee.source.sides[1], len(options.seeds), device)
     pauses = _pauses(options.evaluate_every, config.steps)
     caption = f"training {title} on {dataset}"
-    with closing(Monitor(folder, pool, record, start_step)) as monitor:
+    speed = torch_set(options.threads, precision)
+    with speed, closing(Monitor(folder, pool, record, start_step)) as monitor:
         for pause in fit(training, pauses, device, start_step, caption):
             if held_out is not None and pause.phase in fitted:
                 pause.metrics.update(cast(RewardLearner, learner).examine(held_out))
