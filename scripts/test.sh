@@ -48,10 +48,11 @@ prepare_environment dev
 step "ruff check" "$venv/bin/ruff" check
 step "ruff format" "$venv/bin/ruff" format --check
 step "pyright" "$venv/bin/pyright" --pythonpath "$python"
+side_by_side=$("$python" -c 'from cpl_bench.tasks.pool import processors; print(min(processors(), 8))')
 # Files side by side, a torch thread each: two processes of two threads would wait for each other.
 # The documents' snippets run once, in the wheel's step: there they see the installed package alone.
 step "pytest" env OMP_NUM_THREADS=1 "$python" -m pytest -m "not slow" --durations=15 \
-    --numprocesses "$("$python" -c 'import os; print(min(os.cpu_count() or 2, 8))')" --dist loadfile \
+    --numprocesses "$side_by_side" --dist loadfile \
     --deselect tests/test_docs.py::test_snippets_run_from_the_first_to_the_last
 step "wheel" check_wheel
 

@@ -753,7 +753,10 @@ often, kept = faults(), keep_freed_memory()
 faults()
 print(kept, often, faults())
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    small_pages = os.environ | {"NUMPY_MADVISE_HUGEPAGE": "0"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=small_pages
+    )
     kept, often, seldom = run.stdout.split()
     if kept == "False":
         pytest.skip("no glibc here")
@@ -765,7 +768,12 @@ print(kept, often, faults())
 
 @pytest.mark.parametrize(
     ("asked", "device", "chosen"),
-    [("auto", "cpu", "fp32"), ("auto", "cuda", "tf32"), ("bf16", "cpu", "bf16")],
+    [
+        ("auto", "cpu", "fp32"),
+        ("auto", "cuda", "fp32"),
+        ("bf16", "cpu", "bf16"),
+        ("tf32", "cuda", "tf32"),
+    ],
 )
 def test_a_precision_is_chosen_by_device(asked, device, chosen):
     assert choose_precision(asked, torch.device(device)) == chosen

@@ -28,8 +28,8 @@ VERBS = {
     "sweep": "run a published experiment again",
 }
 SPINS = "20000"
-"""How often torch's threads look for work before they sleep, some 50 microseconds. GNU's OpenMP has
-them look for milliseconds, which takes the cores from whatever else wants one."""
+"""How often torch's threads look for work before they sleep. GNU's OpenMP has them look fifteen
+times as often, which takes the cores from whatever else wants one (docs/performance.md)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(version("cpl-bench"))
         return 0
-    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
     try:
         if words[0] not in VERBS:
             raise unknown_name("verb", words[0], VERBS)

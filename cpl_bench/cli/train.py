@@ -39,9 +39,9 @@ class Shared:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
-    """What matrix products are computed in; auto: fp32 on a CPU, tf32 on a GPU."""
+    """What matrix products are computed in; auto: fp32. tf32 is a GPU's."""
     threads: int = 0
-    """Torch's while it trains; 0: one a processor."""
+    """Torch's while it trains; 0: as torch has them, one a core."""
     task: str | None = None
     """Where policies are rolled out, if not where the data come from: a card's name or path, a
     Gymnasium id, or module:Class."""

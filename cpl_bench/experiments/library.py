@@ -106,6 +106,8 @@ def train(
 ) -> Run:
     """Train a method on preferences, all seeds side by side.
 
+    On a CPU the process keeps the memory that training frees, from then on (docs/performance.md).
+
     Args:
         data: a dataset card's name or path, a preference file, or preferences in memory.
         method: a name (`cpl-bench list algos`), or `module:ENTRY` of your own.
@@ -116,7 +118,7 @@ def train(
         task: where policies are rolled out, if not where the data come from; "" nowhere.
         device: auto, cpu, cuda or cuda:N.
         precision: auto, fp32, tf32 or bf16: what matrix products are computed in.
-        threads: torch's while it trains; 0 for one a processor.
+        threads: torch's while it trains; 0 leaves them as they are.
         evaluate_every: gradient steps between evaluations; 0: as the preset has it.
         episodes: episodes a seed in each evaluation; 0 trains without a simulator.
         note: added to the run folder's name.

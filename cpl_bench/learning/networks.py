@@ -58,10 +58,14 @@ class MLP:
         """Each member's rows through its own perceptron; `activate` is told the layer's number."""
         layers = len(self.sizes) - 1
         for i in range(layers):
-            x = torch.baddbmm(self.parameters[f"b{i}"].unsqueeze(1), x, self.parameters[f"w{i}"])
+            weights, biases = self.parameters[f"w{i}"], self.parameters[f"b{i}"].unsqueeze(1)
+            if i == layers - 1 and x.dtype != weights.dtype:  # hidden layers were computed in less
+                with torch.autocast(x.device.type, enabled=False):
+                    return torch.baddbmm(biases, x.to(weights.dtype), weights)
+            x = torch.baddbmm(biases, x, weights)
             if i < layers - 1:
                 x = activate(x, i)
-        return x.float()  # products may be computed in less
+        return x.float()
 
     def state(self) -> dict[str, Tensor]:
         """The weights, flat."""

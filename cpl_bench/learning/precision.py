@@ -1,7 +1,9 @@
-"""In what precision matrix products are computed; everything else is float32 whatever is chosen.
+"""In what precision matrix products are computed.
 
-Weights, gradients as the optimiser sees them, losses, and what a run keeps are float32. With bf16
-each product's factors are rounded to bfloat16 (8 bits of mantissa), with tf32 to 11 bits, on a GPU.
+Weights, optimisers, networks' last layers, losses and what a run keeps are float32 whatever is
+chosen. With bf16 the factors and results of all other products are rounded to bfloat16 (8 bits of
+mantissa), and with them what passes between layers, forwards and backwards; with tf32 the factors
+are rounded to 11 bits, on a GPU.
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ Precision = Literal["fp32", "tf32", "bf16"]
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:
-    """The precision called `name` on a device; "auto" is tf32 on a GPU and fp32 elsewhere.
+    """The precision called `name`; "auto" is fp32. Where a processor has no bf16, it is slow.
 
     Raises:
-        UserError: no such precision, or one that the device doesn't have.
+        UserError: no such precision, or tf32 on a CPU.
     """
     if name == "auto":
-        return "tf32" if device.type == "cuda" else "fp32"
+        return "fp32"
     if name not in ("fp32", "tf32", "bf16"):
         raise UserError(f"--precision must be auto, fp32, tf32 or bf16, not '{name}'.")
     if name == "tf32" and device.type != "cuda":
@@ -36,16 +38,21 @@ def choose_precision(name: str, device: torch.device) -> Precision:
 
 
 @contextmanager
-def torch_set(threads: int, precision: Precision) -> Iterator[None]:
-    """So many of torch's threads within (0: as they are), and its float32 products as chosen."""
-    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    torch.set_num_threads(threads or before[0])
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+def torch_set(threads: int, precision: Precision, device: torch.device) -> Iterator[None]:
+    """Within: so many of torch's threads (0: as they are), a GPU's float32 products as chosen."""
+    before, products = torch.get_num_threads(), torch.backends.cuda.matmul
+    allowed = products.allow_tf32 if device.type == "cuda" else False
+    if threads:
+        torch.set_num_threads(threads)
+    if device.type == "cuda":
+        products.allow_tf32 = precision == "tf32"
     try:
         yield
     finally:
-        torch.set_num_threads(before[0])
-        torch.set_float32_matmul_precision(before[1])
+        if threads:
+            torch.set_num_threads(before)
+        if device.type == "cuda":
+            products.allow_tf32 = allowed
 
 
 def computed_in(precision: Precision, device: torch.device, stretch: Stretch) -> Stretch:

@@ -47,9 +47,9 @@ class TrainOptions:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."""
     precision: str = "auto"
-    """auto, fp32, tf32 or bf16: what matrix products are computed in; auto: tf32 on a GPU."""
+    """auto, fp32, tf32 or bf16: what matrix products are computed in; auto: fp32."""
     threads: int = 0
-    """Torch's while it trains; 0: one a processor."""
+    """Torch's while it trains; 0: as torch has them."""
     evaluate_every: int = 500
     """Gradient steps between evaluations; a checkpoint is written at each."""
     episodes: int = EPISODES
@@ -106,7 +106,6 @@ def train(
     if device.type == "cuda":  # sums over comparisons would come in any order
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    keep_freed_memory()
     precision = choose_precision(options.precision, device)
     trainee = prepare(
         algorithm, config, preferences, options.seeds, device, task, pool, title, precision
@@ -151,7 +150,9 @@ def train(
         held_out = held_out_batch(trainee.source.sides[1], len(options.seeds), device)
     pauses = _pauses(options.evaluate_every, config.steps)
     caption = f"training {title} on {dataset}"
-    speed = torch_set(options.threads, precision)
+    if device.type == "cpu":
+        keep_freed_memory()
+    speed = torch_set(options.threads, precision, device)
     with speed, closing(Monitor(folder, pool, record, start_step)) as monitor:
         for pause in fit(training, pauses, device, start_step, caption):
             if held_out is not None and pause.phase in fitted:

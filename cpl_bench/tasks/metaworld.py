@@ -151,8 +151,11 @@ class MetaWorldTask(gymnasium.Env):
         """Reset twice, then from a clean state among placed bodies: nothing of the past remains."""
         simulator = self._simulator
         simulator.simulating = False
-        simulator.reset_model()
-        simulator.simulating, simulator._freeze_rand_vec = True, True
+        try:
+            simulator.reset_model()
+        finally:
+            simulator.simulating = True
+        simulator._freeze_rand_vec = True
         mujoco.mj_resetData(simulator.model, simulator.data)
         simulator.reset_model()
         simulator.curr_path_length = 0

@@ -71,7 +71,7 @@ class RolloutPool:
         """`workers`: how many, one a processor by default; `quiet`: say nothing of dead ones."""
         if workers is not None and workers < 1:
             raise UserError(f"Workers must be at least 1, not {workers}; 0 is one a processor.")
-        self.workers = workers or _processors()
+        self.workers = workers or processors()
         self._quiet = quiet
         self._environment = {**os.environ, **ONE_THREAD, **(environment or {})}
         tunables = [self._environment.get("GLIBC_TUNABLES"), PLAIN_MATHEMATICS]  # the last counts
@@ -230,7 +230,7 @@ class RolloutPool:
         return job
 
 
-def _processors() -> int:
+def processors() -> int:
     """How many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))

@@ -3,6 +3,10 @@
 Half a step's time and more was Python, some of it for numbers that nobody reads. What is replaced
 here is what all of the fifty tasks share; tests/test_tasks_sawyer.py holds every task against
 Meta-World's own code. Physics, rewards and what is random stay Meta-World's.
+
+The sigmoid and the rotation are names in Meta-World's modules: they are replaced for the whole
+process when the first task is made. The simulators are as `cpl_bench.tasks.metaworld` sets them up:
+goals visible, no step limit of their own.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportIncompatibleMethodOverride=false
@@ -25,6 +29,8 @@ from scipy.spatial.transform import Rotation
 
 UPRIGHT = np.array([1.0, 0.0, 1.0, 0.0])
 """The quaternion in which the hand is held."""
+LARGEST = 1e150
+"""What can be squared."""
 FURTHEST_APART = 0.1  # metres between the fingers
 LONG_TAIL = {0.1: sqrt(1 / 0.1 - 1)}
 """Scale of the sigmoid "long_tail", by its value at the margin."""
@@ -45,6 +51,7 @@ class QuickSawyer(SawyerXYZEnv):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One control step of an action in [−1, 1], (4,); never ends an episode."""
+        assert len(action) == 4, f"expected 4 numbers, got {len(action)}"
         data = self.data
         place = data.mocap_pos + (action[:3] * self.action_scale)[None]
         data.mocap_pos[:] = np.minimum(np.maximum(place, self.mocap_low), self.mocap_high)
@@ -151,6 +158,8 @@ def tolerance(
     if lower <= x <= upper:
         return 1.0
     beyond = (lower - x if x < lower else x - upper) / float(margin)
+    if beyond > LARGEST:
+        return _slow_tolerance(x, bounds, margin, sigmoid, value_at_margin)
     return 1 / ((beyond * scale) ** 2 + 1)
 
 
