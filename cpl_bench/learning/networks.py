@@ -59,13 +59,13 @@ class MLP:
         layers = len(self.sizes) - 1
         for i in range(layers):
             weights, biases = self.parameters[f"w{i}"], self.parameters[f"b{i}"].unsqueeze(1)
-            if i == layers - 1 and x.dtype != weights.dtype:  # hidden layers were computed in less
+            if i == layers - 1 and torch.is_autocast_enabled(x.device.type):
                 with torch.autocast(x.device.type, enabled=False):
-                    return torch.baddbmm(biases, x.to(weights.dtype), weights)
+                    return torch.baddbmm(biases, x.float(), weights)
             x = torch.baddbmm(biases, x, weights)
             if i < layers - 1:
                 x = activate(x, i)
-        return x.float()
+        return x
 
     def state(self) -> dict[str, Tensor]:
         """The weights, flat."""
