@@ -18,8 +18,9 @@ from cpl_bench.preferences.file import load_preferences
 from cpl_bench.runs import feeds
 from cpl_bench.runs.feeds import segment_rows
 from cpl_bench.runs.folder import RunFolder
+from cpl_bench.runs.options import TrainOptions
 from cpl_bench.runs.prepare import prepare
-from cpl_bench.runs.train import TrainOptions, train
+from cpl_bench.runs.train import train
 from cpl_bench.tasks.policies import mlp_action
 from cpl_bench.tasks.registry import make_task
 

@@ -8,8 +8,9 @@ import torch
 
 from cpl_bench.core.errors import UserError
 from cpl_bench.learning.config import COUNT, Optimiser, PolicyConfig, Stage, refuse
-from cpl_bench.learning.networks import MLP, Policy, prefixed
+from cpl_bench.learning.networks import Policy
 from cpl_bench.learning.optimisers import WarmAdam
+from cpl_bench.learning.perceptrons import MLP, prefixed
 from cpl_bench.learning.state import pack, unpack
 
 CPU = torch.device("cpu")

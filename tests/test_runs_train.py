@@ -28,10 +28,11 @@ from cpl_bench.runs.batches import PreferenceSampler
 from cpl_bench.runs.evaluate import evaluate
 from cpl_bench.runs.evaluations import read_evaluations
 from cpl_bench.runs.folder import RunFolder
+from cpl_bench.runs.options import TrainOptions, choose_device
 from cpl_bench.runs.prepare import prepare
 from cpl_bench.runs.record import read_record, write_record
 from cpl_bench.runs.rollouts import RolloutFeed
-from cpl_bench.runs.train import TrainOptions, choose_device, train
+from cpl_bench.runs.train import train
 from cpl_bench.tasks.episodes import EpisodeRules, run_episodes
 from cpl_bench.tasks.pool import RolloutPool
 from cpl_bench.tasks.registry import find_task
@@ -303,7 +304,8 @@ from pathlib import Path
 from cpl_bench.core.cards import load_task
 from cpl_bench.learning.methods import configured
 from cpl_bench.preferences.file import load_preferences
-from cpl_bench.runs.train import TrainOptions, train
+from cpl_bench.runs.options import TrainOptions
+from cpl_bench.runs.train import train
 from cpl_bench.tasks.pool import RolloutPool
 
 class Deadly(RolloutPool):

@@ -134,7 +134,7 @@ def train(
     """
     from cpl_bench.learning.methods import EVALUATE_EVERY, configured
     from cpl_bench.learning.precision import choose_precision
-    from cpl_bench.runs.train import TrainOptions, choose_device
+    from cpl_bench.runs.options import TrainOptions, choose_device
     from cpl_bench.runs.train import train as fit
 
     found = choose_device(device)  # refuse before data are made

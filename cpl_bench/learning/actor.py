@@ -25,8 +25,9 @@ from cpl_bench.learning.losses import (
     gaussian_kl,
     gaussian_log_prob,
 )
-from cpl_bench.learning.networks import MLP, Policy
+from cpl_bench.learning.networks import Policy
 from cpl_bench.learning.optimisers import WarmAdam
+from cpl_bench.learning.perceptrons import MLP
 from cpl_bench.learning.state import Named, Part, pack, unpack
 
 

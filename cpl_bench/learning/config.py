@@ -127,7 +127,7 @@ class Stage:
         refuse(self, {"steps": COUNT_OR_NONE, "transitions": COUNT_OR_NONE})
 
 
-LAPTOP_CLONE = Stage(1500, Optimiser(1e-3), transitions=512)
+LAPTOP_CLONE = Stage(3000, Optimiser(1e-3), transitions=512)
 """The cloning that laptop presets begin with."""
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.learning.config import MethodConfig
+from cpl_bench.learning.state import Part
 
 Metrics = dict[str, Tensor]
 """Plain-named detached tensors of shape (s,), one value a member."""
@@ -128,6 +129,16 @@ Feed = Segments | Transitions | BestEpisodes
 # --- Methods ---
 
 
+class Shared(NamedTuple):
+    """What makes a first phase the same for several methods, so that it is trained only once."""
+
+    part: Part
+    """All that the phase moves."""
+    decided_by: tuple[object, ...]
+    """What decides it beside the phase's name, steps and feed, the data, the seeds and the machine:
+    values whose `repr` tells two of them apart."""
+
+
 class Phase(NamedTuple):
     """A stretch of training on recorded data with one update rule."""
 
@@ -136,6 +147,8 @@ class Phase(NamedTuple):
     update: Callable[[PreferenceBatch], Metrics]
     """Branches on no number of the device, so that it can become a CUDA graph."""
     feed: Feed
+    shared: Shared | None = None
+    """None: what the phase does concerns this method alone."""
 
 
 class OnlinePhase(NamedTuple):

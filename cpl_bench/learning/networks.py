@@ -6,86 +6,29 @@ from its seed, dropout from a counter of (seed, step), and the loss is a sum ove
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.learning.config import BYTE, Optimiser, PolicyConfig, Stage
-from cpl_bench.learning.interface import Metrics, Phase, PreferenceBatch, Segments, Transitions
+from cpl_bench.learning.interface import (
+    Metrics,
+    Phase,
+    PreferenceBatch,
+    Segments,
+    Shared,
+    Transitions,
+)
 from cpl_bench.learning.losses import fixed_variance_log_prob
 from cpl_bench.learning.optimisers import WarmAdam
+from cpl_bench.learning.perceptrons import MLP
 from cpl_bench.learning.random_bits import member_keys, random_bytes
 
 DROPOUT_STREAM = 1  # + the layer's number
-
-
-NETWORK_STRIDE = 0x9E3779B9
-"""A method's networks take their first weights from seeds this far apart."""
-
-
-class MLP:
-    """s perceptrons side by side, ReLU between layers and nothing after the last."""
-
-    def __init__(
-        self,
-        sizes: Sequence[int],
-        seeds: Sequence[int],
-        device: torch.device,
-        network: int,
-        output_scale: float = 1.0,
-    ):
-        """`network` numbers the networks of a method: each begins with weights of its own.
-
-        `output_scale` shrinks the last layer's first weights, so that nothing is preferred yet.
-        """
-        self.sizes = list(sizes)
-        seeds = [seed + network * NETWORK_STRIDE for seed in seeds]
-        self.parameters = _orthogonal(self.sizes, seeds, device)
-        with torch.no_grad():
-            self.parameters[f"w{len(self.sizes) - 2}"].mul_(output_scale)
-
-    def __call__(
-        self,
-        x: Float[Tensor, "s n i"],
-        activate: Callable[[Tensor, int], Tensor] = lambda x, layer: x.relu(),
-    ) -> Float[Tensor, "s n j"]:
-        """Each member's rows through its own perceptron; `activate` is told the layer's number."""
-        layers = len(self.sizes) - 1
-        for i in range(layers):
-            weights, biases = self.parameters[f"w{i}"], self.parameters[f"b{i}"].unsqueeze(1)
-            if i == layers - 1 and torch.is_autocast_enabled(x.device.type):
-                with torch.autocast(x.device.type, enabled=False):
-                    return torch.baddbmm(biases, x.float(), weights)
-            x = torch.baddbmm(biases, x, weights)
-            if i < layers - 1:
-                x = activate(x, i)
-        return x
-
-    def state(self) -> dict[str, Tensor]:
-        """The weights, flat."""
-        return {name: value.detach().clone() for name, value in self.parameters.items()}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take up where `state()` was taken."""
-        with torch.no_grad():
-            for name, value in self.parameters.items():
-                value.copy_(state[name])
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The weights for a worker."""
-        return {name: value.cpu().numpy() for name, value in self.state().items()}
-
-    def follow(self, leader: MLP, share: float) -> None:
-        """Move by `share` of the way to the leader's weights (Polyak averaging); 1 copies."""
-        with torch.no_grad():
-            for name, value in self.parameters.items():
-                value.lerp_(leader.parameters[name], share)
 
 
 class Policy:
@@ -107,6 +50,7 @@ class Policy:
         self.average = MLP(sizes, seeds, device, network=0) if config.average else None
         self.followed = 1 - config.average
         self.optimisers: dict[str, WarmAdam] = {}
+        self.config = config
 
     @property
     def acting(self) -> MLP:
@@ -130,7 +74,10 @@ class Policy:
     def clone_phase(self, stage: Stage, segments: Segments) -> Phase:
         """The phase "clone": of single steps if the stage says how many, else of `segments`."""
         single = Transitions(stage.transitions, following=False)
-        return Phase("clone", stage.steps, self.clone, single if stage.transitions else segments)
+        falls_over = self.optimisers["clone"].cosine_steps
+        shared = Shared(Cloned(self), (self.config, stage.optimiser, falls_over))
+        feed = single if stage.transitions else segments
+        return Phase("clone", stage.steps, self.clone, feed, shared)
 
     def clone(self, batch: PreferenceBatch) -> Metrics:
         """The update of cloning: −log π(a|s), the mean over all steps of all segments."""
@@ -159,20 +106,29 @@ class Policy:
 
     def state(self) -> dict[str, Tensor]:
         """Weights, their average and optimisers, flat."""
-        state = self.network.state()
-        if self.average is not None:
-            state |= {f"average.{name}": value for name, value in self.average.state().items()}
-        for phase, optimiser in self.optimisers.items():
-            state |= {f"{phase}.{name}": value for name, value in optimiser.state().items()}
-        return state
+        return self.state_of(self.optimisers)
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take up where `state()` was taken."""
+        self.load_state_of(self.optimisers, state)
+
+    def state_of(self, phases: Iterable[str]) -> dict[str, Tensor]:
+        """Weights, their average and the optimisers of `phases`, flat."""
+        state = self.network.state()
+        if self.average is not None:
+            state |= {f"average.{name}": value for name, value in self.average.state().items()}
+        for phase in phases:
+            own = self.optimisers[phase].state()
+            state |= {f"{phase}.{name}": value for name, value in own.items()}
+        return state
+
+    def load_state_of(self, phases: Iterable[str], state: dict[str, Tensor]) -> None:
+        """Take up where `state_of(phases)` was taken; other optimisers are left alone."""
         self.network.load_state(state)
         if self.average is not None:
             self.average.load_state(_below("average.", state))
-        for phase, optimiser in self.optimisers.items():
-            optimiser.load_state(_below(f"{phase}.", state))
+        for phase in phases:
+            self.optimisers[phase].load_state(_below(f"{phase}.", state))
 
     def _forward(
         self, x: Float[Tensor, "s n o"], step: Int[Tensor, ""] | None
@@ -195,6 +151,21 @@ class Policy:
         return dropped, float(BYTE) / (BYTE - self.dropped_of_256)
 
 
+class Cloned:
+    """What of a policy its cloning moves: weights, their average, the cloning's optimiser."""
+
+    def __init__(self, policy: Policy):
+        self.policy = policy
+
+    def state(self) -> dict[str, Tensor]:
+        """Flat."""
+        return self.policy.state_of(["clone"])
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take up where `state()` was taken, by whichever method."""
+        self.policy.load_state_of(["clone"], state)
+
+
 class _DroppedReLU(torch.autograd.Function):
     """ReLU and dropout in one, in place: the result is all that the gradient needs."""
 
@@ -215,29 +186,3 @@ class _DroppedReLU(torch.autograd.Function):
 
 def _below(start: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name[len(start) :]: v for name, v in state.items() if name.startswith(start)}
-
-
-def prefixed(networks: Mapping[str, MLP]) -> dict[str, Tensor]:
-    """The parameters of several networks under one roof, for one optimiser."""
-    return {
-        f"{name}.{key}": value
-        for name, network in networks.items()
-        for key, value in network.parameters.items()
-    }
-
-
-def _orthogonal(
-    sizes: Sequence[int], seeds: Sequence[int], device: torch.device
-) -> dict[str, Tensor]:
-    """Orthogonal weights and zero biases; a member's depend on its seed alone."""
-    parameters: dict[str, Tensor] = {}
-    generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
-    for i, (inputs, outputs) in enumerate(pairwise(sizes)):
-        members = [
-            torch.nn.init.orthogonal_(torch.empty(outputs, inputs), generator=generator).T
-            for generator in generators
-        ]
-        weight = torch.stack(members).contiguous().to(device)  # (s, inputs, outputs)
-        parameters[f"w{i}"] = weight.requires_grad_()
-        parameters[f"b{i}"] = torch.zeros(len(seeds), outputs, device=device).requires_grad_()
-    return parameters

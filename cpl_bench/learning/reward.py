@@ -25,8 +25,8 @@ from cpl_bench.learning.losses import (
     preferred,
     ranking_nll,
 )
-from cpl_bench.learning.networks import MLP, prefixed
 from cpl_bench.learning.optimisers import WarmAdam
+from cpl_bench.learning.perceptrons import MLP, prefixed
 from cpl_bench.learning.state import pack, unpack
 
 NETWORK = 100  # the first number of a reward model's networks

@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
@@ -28,55 +27,14 @@ from cpl_bench.runs.folder import RunFolder
 from cpl_bench.runs.held_out import held_out_batch
 from cpl_bench.runs.memory import keep_freed_memory
 from cpl_bench.runs.monitor import Monitor
+from cpl_bench.runs.options import TrainOptions, choose_device
 from cpl_bench.runs.prepare import prepare
 from cpl_bench.runs.record import RunRecord, as_table, difference, machine
 from cpl_bench.runs.rollouts import online_transitions
+from cpl_bench.runs.shared import SharedStart
 from cpl_bench.tasks.pool import RolloutPool
 
 METRICS_PER_EVALUATION = 5
-EPISODES = 25
-"""In each evaluation, a seed, unless asked otherwise."""
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How a method is run, whichever it is."""
-
-    seeds: tuple[int, ...] = (0, 1, 2, 3)
-    """One member a seed."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."""
-    precision: str = "auto"
-    """auto, fp32, tf32 or bf16: what matrix products are computed in; auto: fp32."""
-    threads: int = 0
-    """Torch's while it trains; 0: as torch has them."""
-    evaluate_every: int = 500
-    """Gradient steps between evaluations; a checkpoint is written at each."""
-    episodes: int = EPISODES
-    """Episodes a seed in each evaluation, all of them new; 0 makes none."""
-    note: str = ""
-    """Added to the run folder's name."""
-    method: str = ""
-    """The name in tables and figures; empty for the algorithm's own."""
-    runs: Path = Path("runs")
-    """Where run folders are made."""
-    resume: bool = False
-    """Continue a run that was cut off."""
-    overwrite: bool = False
-    """Delete a run of the same name first."""
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise UserError(f"Seeds must be different whole numbers from 0, not {self.seeds}.")
-        if self.threads < 0:
-            raise UserError(f"--threads must be at least 0, not {self.threads}.")
-        if self.evaluate_every < 1 or self.episodes < 0:
-            raise UserError(
-                "--evaluate-every must be at least 1 and --episodes at least 0, not "
-                f"{self.evaluate_every} and {self.episodes}."
-            )
-        if self.resume and self.overwrite:
-            raise UserError("--resume continues a run and --overwrite deletes it: choose one.")
 
 
 def train(
@@ -143,6 +101,9 @@ def train(
         learner.load_state(state)
         say(f"Resuming {folder.path} at step {start_step}.")
     folder.drop_after(start_step)
+    common = SharedStart(phases, record, folder)
+    if begin == "start" and (start_step := common.take()):
+        say(f"{title} begins as another run did: its first {start_step:,} steps are taken over.")
     examines = hasattr(learner, "examine")
     fitted = {phase.name for phase in phases if phase.steps and _is_fitting(phase) and examines}
     held_out = None
@@ -161,6 +122,8 @@ def train(
             if pause.step % options.evaluate_every == 0 or pause.step == config.steps:
                 monitor.checkpoint(pause.step, trainee.weights())
                 folder.write_state(pause.step, learner.state())
+            if pause.step == common.steps:
+                common.leave()
     return folder.path
 
 
@@ -185,28 +148,6 @@ def check_method(algorithm: str, config: MethodConfig, info: PreferenceInfo, rew
     entry = find_method(algorithm)
     learner = entry.build(config, 1, 1, [0], torch.device("cpu"))  # phases are those of any size
     check_feeds(learner.phases(), info, rewards, entry.title(config))
-
-
-def choose_device(name: str) -> torch.device:
-    """The torch device called `name`; "auto" is a GPU if there is one.
-
-    Raises:
-        UserError: a GPU that isn't there, or no device name.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not '{name}'.") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not '{name}'.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs. "
-            "Use --device cpu, or install a CUDA build of torch and check nvidia-smi."
-        )
-    return device
 
 
 def _is_fitting(phase: Phase | OnlinePhase) -> bool:

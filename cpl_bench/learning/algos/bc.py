@@ -47,7 +47,7 @@ class SFTConfig:
 
 
 PAPER = SFTConfig()
-LAPTOP = SFTConfig(LAPTOP_POLICY, LAPTOP_CLONE, steps=4000, segments=32)
+LAPTOP = SFTConfig(LAPTOP_POLICY, LAPTOP_CLONE, steps=8000, segments=16)
 
 
 class SFT:

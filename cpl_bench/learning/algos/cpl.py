@@ -74,8 +74,8 @@ LAPTOP = CPLConfig(
     policy=LAPTOP_POLICY,
     clone=LAPTOP_CLONE,
     contrast=Optimiser(3e-4, warmup_steps=200),
-    steps=4000,
-    segments=32,
+    steps=8000,
+    segments=16,
 )
 
 

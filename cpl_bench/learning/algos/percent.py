@@ -45,7 +45,7 @@ class PercentBCConfig:
 
 PAPER = PercentBCConfig()
 LAPTOP = PercentBCConfig(
-    policy=LAPTOP_POLICY, optimiser=LAPTOP_CLONE.optimiser, steps=4000, transitions=512
+    policy=LAPTOP_POLICY, optimiser=LAPTOP_CLONE.optimiser, steps=8000, transitions=512
 )
 
 

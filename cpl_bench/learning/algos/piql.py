@@ -45,8 +45,9 @@ from cpl_bench.learning.interface import (
 )
 from cpl_bench.learning.losses import averaged, expectile_loss
 from cpl_bench.learning.moves import Moves, moves_of, standardised
-from cpl_bench.learning.networks import MLP, Policy, prefixed
+from cpl_bench.learning.networks import Policy
 from cpl_bench.learning.optimisers import WarmAdam
+from cpl_bench.learning.perceptrons import MLP, prefixed
 from cpl_bench.learning.reward import RewardModel
 from cpl_bench.learning.state import Part, pack, unpack
 
@@ -114,7 +115,7 @@ LAPTOP = PIQLConfig(
     expectile=0.5,
     temperature=1.0,
     polyak=0.05,
-    steps=4000,
+    steps=8000,
     segments=32,
     transitions=256,
 )

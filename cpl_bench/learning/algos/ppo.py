@@ -46,8 +46,9 @@ from cpl_bench.learning.interface import (
     Segments,
 )
 from cpl_bench.learning.losses import averaged, gaussian_kl, gaussian_log_prob
-from cpl_bench.learning.networks import MLP, Policy
+from cpl_bench.learning.networks import Policy
 from cpl_bench.learning.optimisers import WarmAdam
+from cpl_bench.learning.perceptrons import MLP
 from cpl_bench.learning.reward import RewardModel
 from cpl_bench.learning.state import Part, pack, unpack
 
@@ -103,7 +104,7 @@ LAPTOP = PPOConfig(
     clone=settings.LAPTOP_CLONE,
     actor=Optimiser(1e-4, largest_gradient=0.5),
     value=ValueConfig((256, 256), Optimiser(1e-3, largest_gradient=0.5)),
-    steps=3460,
+    steps=4960,
     segments=32,
 )
 

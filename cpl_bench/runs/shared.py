@@ -1,0 +1,143 @@
+"""What several methods begin with is trained once: SFT, CPL and preference-PPO all clone first.
+
+A run that has come to the end of a first phase that others may share leaves a copy of what it has
+written until then in a folder beside it; a run that begins with the very same phase takes it over,
+and goes on from there to the bytes that it would have come to alone:
+
+runs/<dataset>/.shared/<key>/
+    about.json          everything that decides the phase, and the sha256 of the files
+    metrics.csv, evaluations.csv, checkpoints/      as in a run folder
+    state.safetensors   of what the phase moves
+
+The key is a hash of all that decides: phase, settings, data, task, seeds, evaluations, the source
+of this package, versions and machine. Folders can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cpl_bench
+from cpl_bench.core.errors import UserError
+from cpl_bench.core.files import write_atomically
+from cpl_bench.learning.interface import OnlinePhase, Phase, Shared
+from cpl_bench.runs.folder import RunFolder
+from cpl_bench.runs.record import RunRecord
+
+ABOUT = "about.json"
+DECISIVE = (
+    "seeds",
+    "task",
+    "evaluate_every",
+    "episodes",
+    "preferences",
+    "device",
+    "precision",
+    "versions",
+    "machine",
+)
+"""What decides a phase, of what a run records; what the method is called or does later doesn't."""
+
+
+class SharedStart:
+    """A run's first phase, where other methods may begin with the same."""
+
+    def __init__(self, phases: Sequence[Phase | OnlinePhase], record: RunRecord, run: RunFolder):
+        first = next(phase for phase in phases if phase.steps)
+        self.run = run
+        self.steps, self._shared = first.steps, getattr(first, "shared", None)
+        self._about = _about(first, self._shared, record) if self._shared else {}
+        key = hashlib.sha256(_text(self._about).encode()).hexdigest()[:16]
+        self.folder = RunFolder(run.path.parent / ".shared" / key)
+
+    def take(self) -> int:
+        """Take over what another run left, into an empty run; returns the step reached, 0: none.
+
+        What is damaged, or was meant for another phase, is as if it weren't there.
+        """
+        if self._shared is None or not self._is_whole():
+            return 0
+        try:
+            step, state = self.folder.read_state()
+        except UserError:
+            return 0
+        self._shared.part.load_state(state)
+        self._copy(self.folder.path, self.run.path)
+        return step
+
+    def leave(self) -> None:
+        """Leave a copy for others; to be called right at the end of the phase."""
+        if self._shared is None or self._is_whole():
+            return
+        made = RunFolder(self.folder.path.with_name(f".{uuid.uuid4().hex}"))
+        try:
+            self._copy(self.run.path, made.path)
+            made.write_state(self.steps, self._shared.part.state())
+            about = {"decided_by": self._about, "files": _hashes(made.path)}
+            write_atomically(made.path / ABOUT, _text(about))
+            if self.folder.path.exists():  # damaged
+                shutil.rmtree(self.folder.path)
+            made.path.rename(self.folder.path)
+        except OSError:  # somebody was faster, or there is no room: only time is lost
+            shutil.rmtree(made.path, ignore_errors=True)
+
+    def _is_whole(self) -> bool:
+        """Whether all files are there as they were left, and meant for this very phase."""
+        try:
+            about = json.loads((self.folder.path / ABOUT).read_text(encoding="utf-8"))
+            return about == {"decided_by": self._about, "files": _hashes(self.folder.path)}
+        except (OSError, ValueError):
+            return False
+
+    def _copy(self, source: Path, target: Path) -> None:
+        for path in _files(source):
+            place = target / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+
+
+def _about(phase: Phase | OnlinePhase, shared: Shared, record: RunRecord) -> dict[str, Any]:
+    """Everything that decides a phase, as JSON has it."""
+    table = asdict(record)
+    about = {name: table[name] for name in DECISIVE}
+    about["preferences"] = {**about["preferences"], "command": ""}
+    about["phase"] = [phase.name, phase.steps, repr(phase.feed), repr(shared.decided_by)]
+    about["source"] = source_hash()
+    return json.loads(_text(about))
+
+
+@cache
+def source_hash() -> str:
+    """Of this package's code, by content: a commit alone doesn't tell of files that changed."""
+    root, digest = Path(cpl_bench.__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    """What runs share of a run folder, but for the state."""
+    named = [folder / name for name in ("metrics.csv", "evaluations.csv")]
+    return [path for path in named if path.is_file()] + sorted(
+        (folder / "checkpoints").glob("[0-9]*.safetensors")
+    )
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """{path: sha256} of what is shared, the state among it."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in [*_files(folder), folder / "state.safetensors"]
+    }
+
+
+def _text(table: Mapping[str, Any]) -> str:
+    return json.dumps(table, indent=2, sort_keys=True) + "\n"
