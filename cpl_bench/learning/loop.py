@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cpl_bench.core.progress import progress_bar
+from cpl_bench.learning.graphs import Plain, Replayed
 from cpl_bench.learning.interface import Metrics, Phase, PreferenceBatch
 
 
@@ -24,6 +25,8 @@ class Stretch(NamedTuple):
     steps: int
     take: Callable[[Tensor], Metrics]
     """Draws the step's batch and updates; given the step, an int64 scalar on the device."""
+    recordable: bool = True
+    """Whether the updates can be replayed without Python: they ask it nothing."""
 
 
 def stretch(phase: Phase, draw: Callable[[Tensor], PreferenceBatch]) -> Stretch:
@@ -54,20 +57,22 @@ def fit(
 
     The consumer may evaluate, write, or leave the loop; nothing is trained while it holds a pause.
     """
-    wanted = set(pauses)
-    step, phase_end = 0, 0
+    phase_end = 0
     with progress_bar(caption, sum(each.steps for each in stretches), start_step) as bar:
         for phase in stretches:
-            step, phase_end = phase_end, phase_end + phase.steps
-            sums: dict[str, Tensor] = {}
-            counted = 0
-            for step in range(max(step, start_step), phase_end):  # noqa: B020
-                metrics = phase.take(torch.tensor(step, device=device))
-                for name, value in metrics.items():
-                    sums[name] = sums[name] + value if name in sums else value
-                counted += 1
-                bar.update()
-                if step + 1 in wanted or step + 1 == phase_end:
-                    means = {name: value / counted for name, value in sums.items()}
-                    yield Pause(step + 1, phase.name, means)
-                    sums, counted = {}, 0
+            step, phase_end = max(phase_end, start_step), phase_end + phase.steps
+            updates = updates_of(phase, device)
+            ends = {end for end in pauses if step < end < phase_end} | {phase_end}
+            for end in sorted(ends) if step < phase_end else ():
+                while step < end:
+                    count = min(updates.stride, end - step)
+                    updates.advance(step, count)
+                    bar.update(count)
+                    step += count
+                yield Pause(end, phase.name, updates.means())
+
+
+def updates_of(phase: Stretch, device: torch.device) -> Plain | Replayed:
+    """How a stretch's updates are best asked for: on a GPU as CUDA graphs, where they can be."""
+    replayed = device.type == "cuda" and phase.recordable
+    return Replayed(phase.take, device) if replayed else Plain(phase.take, device)

@@ -23,7 +23,12 @@ class WarmAdam:
         self.warmup_steps = max(config.warmup_steps, 1)
         self._rate = torch.tensor(config.rate, device=device)
         self._taken = torch.zeros((), device=device)
-        self._adam = torch.optim.Adam(list(parameters.values()), lr=self._rate, fused=True)
+        self._adam = torch.optim.Adam(
+            list(parameters.values()),
+            lr=self._rate,
+            fused=True,
+            capturable=device.type == "cuda",  # its steps are counted where graphs see them
+        )
 
     def step(self, loss: Float[Tensor, ""]) -> None:
         """One update; the rate grows to its full value over the warm-up."""

@@ -200,4 +200,9 @@ def _online(
         draw(phase.feed.offline) if phase.feed.offline else None,
         source.inputs,
     )
-    return Stretch(phase.name, phase.steps, lambda step: phase.update(feed.draw(step)))
+    return Stretch(
+        phase.name,
+        phase.steps,
+        lambda step: phase.update(feed.draw(step)),
+        recordable=False,
+    )

@@ -64,6 +64,8 @@ def train(
     if device.type == "cuda":  # sums over comparisons would come in any order
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+        unread = torch.utils.deterministic  # memory that is written before it is read: no filling
+        unread.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     precision = choose_precision(options.precision, device)
     trainee = prepare(
         algorithm, config, preferences, options.seeds, device, task, pool, title, precision
