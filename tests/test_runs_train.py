@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +29,7 @@ from cpl_bench.runs.batches import PreferenceSampler
 from cpl_bench.runs.evaluate import evaluate
 from cpl_bench.runs.evaluations import read_evaluations
 from cpl_bench.runs.folder import RunFolder
+from cpl_bench.runs.monitor import Monitor
 from cpl_bench.runs.options import TrainOptions, choose_device
 from cpl_bench.runs.prepare import prepare
 from cpl_bench.runs.record import read_record, write_record
@@ -335,6 +337,57 @@ def test_a_run_killed_dead_resumes_to_the_same_bytes(start, whole, dots, tmp_pat
 
 
 # --- Without a simulator, and with one of one's own ---
+
+
+class Watching:
+    """A pool that waits, for as long as is bearable, until training has gone on."""
+
+    def __init__(self, pool, seconds):
+        self.pool, self.seconds, self.noted, self.went_on = pool, seconds, [], []
+
+    def episodes(self, *arguments, **options):
+        evaluated, until = len(self.noted), time.monotonic() + self.seconds
+        while len(self.noted) == evaluated and time.monotonic() < until:
+            time.sleep(0.01)
+        self.went_on.append(len(self.noted) > evaluated)
+        return self.pool.episodes(*arguments, **options)
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_training_goes_on_meanwhile_where_a_core_is_free(
+    start, whole, pool, tmp_path, monkeypatch, free
+):
+    watching, note = Watching(pool, 20 if free else 0.2), Monitor.note
+
+    def noted(self, pause):
+        watching.noted.append(pause.step)
+        note(self, pause)
+
+    monkeypatch.setattr(Monitor, "note", noted)
+    monkeypatch.setattr("cpl_bench.runs.train._cores_are_free", lambda device: free)
+    folder = start(tmp_path, pool=watching)
+    assert watching.went_on[:-1] == [free] * (len(EVALUATED) - 1)  # after the last nothing comes
+    assert contents(folder) == contents(whole)
+
+
+def test_a_training_that_is_stopped_saves_what_was_being_evaluated(
+    start, whole, pool, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("cpl_bench.runs.train._cores_are_free", lambda device: True)
+    note = Monitor.note
+
+    def stops(self, pause):
+        if pause.step == 32:
+            raise KeyboardInterrupt
+        note(self, pause)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Monitor, "note", stops)
+        start(tmp_path)
+    folder = RunFolder(tmp_path / "dots" / "cpl")
+    assert folder.state_step() == 20
+    assert set(read_evaluations(folder.evaluations)["step"]) == {20}
+    assert contents(start(tmp_path, resume=True)) == contents(whole)
 
 
 def test_without_a_simulator_there_are_checkpoints_alone(start, whole, pool, tmp_path):

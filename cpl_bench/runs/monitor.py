@@ -1,8 +1,18 @@
-"""What a training shows of itself: metrics, evaluations and checkpoints as they come."""
+"""What a training shows of itself: metrics, evaluations and checkpoints as they come.
+
+Where the learner leaves a core free, it goes on while its last checkpoint is rolled out. What is
+written is the same, in the same order: episodes, weights, and at last the state that a resume
+starts from.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
 import numpy as np
+from torch import Tensor
 
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.policy import PolicyWeights
@@ -10,23 +20,43 @@ from cpl_bench.core.progress import say
 from cpl_bench.core.seeds import episode_seeds
 from cpl_bench.learning.loop import Pause
 from cpl_bench.runs.assess import assess
-from cpl_bench.runs.evaluations import append_evaluations, scores_by_seed
+from cpl_bench.runs.evaluations import Evaluations, append_evaluations, scores_by_seed
 from cpl_bench.runs.folder import RunFolder
 from cpl_bench.runs.metrics import append_metrics
 from cpl_bench.runs.record import RunRecord
 from cpl_bench.tasks.pool import RolloutPool
 
 
+class Checkpoint(NamedTuple):
+    """One that is being evaluated, and not yet written."""
+
+    step: int
+    weights: PolicyWeights
+    state: dict[str, Tensor]
+    rows: Callable[[], Evaluations | None]
+    """Its episodes, once they are over; None: there is no simulator."""
+
+
 class Monitor:
     """Writes what a training shows of itself."""
 
     def __init__(
-        self, folder: RunFolder, pool: RolloutPool | None, record: RunRecord, start_step: int
+        self,
+        folder: RunFolder,
+        pool: RolloutPool | None,
+        record: RunRecord,
+        start_step: int,
+        overlapping: bool = False,
     ):
-        """What a run that was cut off wrote after `start_step` is hidden."""
+        """What a run that was cut off wrote after `start_step` is hidden.
+
+        `overlapping`: training goes on while a checkpoint is evaluated.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder, self.pool, self.record = folder, pool, record
+        self._thread = ThreadPoolExecutor(1) if overlapping else None
+        self._open: Checkpoint | None = None
         self.name = f"{record.method} on {record.dataset}"
         self.board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=start_step + 1)
 
@@ -38,8 +68,11 @@ class Monitor:
             for seed, value in zip(seeds, values.tolist(), strict=True):
                 self.board.add_scalar(f"{pause.phase}/{name}/seed {seed}", value, pause.step)
 
-    def checkpoint(self, step: int, weights: PolicyWeights) -> None:
-        """Roll the members out, where there is a simulator, and write episodes and weights.
+    def checkpoint(self, step: int, weights: PolicyWeights, state: dict[str, Tensor]) -> None:
+        """Roll the members out, where there is a simulator; write episodes, weights and state.
+
+        Where evaluations overlap with training, they are written by the next call of this or of
+        `finish`.
 
         Raises:
             UserError: a member's weights are not numbers any more.
@@ -50,18 +83,35 @@ class Monitor:
                     f"{self.name}: seed {seed} has diverged, its weights at step {step} are not "
                     "finite. Lower the learning rate, or look at metrics.csv for what grew."
                 )
-        self._evaluate(step, weights)
-        self.folder.write_checkpoint(step, weights)
+        self.finish()
+        if self._thread is None:
+            self._open = Checkpoint(step, weights, state, lambda: self._rows(step, weights))
+            self.finish()
+            return
+        kept = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
+        rows = self._thread.submit(self._rows, step, weights).result
+        self._open = Checkpoint(step, weights, kept, rows)
 
-    def _evaluate(self, step: int, weights: PolicyWeights) -> None:
+    def finish(self) -> None:
+        """Wait for the evaluation under way, if there is one, and write what it is of."""
+        if self._open is None:
+            return
+        (step, weights, state, rows), self._open = self._open, None
+        if (found := rows()) is not None:
+            self._show(step, found)
+        self.folder.write_checkpoint(step, weights)
+        self.folder.write_state(step, state)
+
+    def _rows(self, step: int, weights: PolicyWeights) -> Evaluations | None:
         task, seeds, count = self.record.task, self.record.seeds, self.record.episodes
         if task is None or self.pool is None or not count:
-            return
+            return None
         episodes = [episode_seeds("monitoring", count, step, seed) for seed in seeds]
-        caption = f"evaluating step {step}"
-        rows = assess(self.pool, task, weights, seeds, episodes, step, caption)
+        return assess(self.pool, task, weights, seeds, episodes, step, f"evaluating step {step}")
+
+    def _show(self, step: int, rows: Evaluations) -> None:
         append_evaluations(self.folder.evaluations, rows)
-        scoring = task.scoring
+        scoring = self.record.scoring
         scores = scores_by_seed(rows, scoring)
         for seed, score in scores.items():
             self.board.add_scalar(f"evaluation/{scoring.name}/seed {seed}", score, step)
@@ -70,5 +120,10 @@ class Monitor:
         say(f"  {self.name}, step {step}: {scoring.name} {mean}{scoring.unit} ({shown})")
 
     def close(self) -> None:
-        """Flush TensorBoard's file."""
-        self.board.close()
+        """Flush TensorBoard's file; of a training that was stopped, save the last checkpoint."""
+        try:
+            self.finish()
+        finally:
+            self.board.close()
+            if self._thread is not None:
+                self._thread.shutdown()

@@ -32,7 +32,7 @@ from cpl_bench.runs.prepare import prepare
 from cpl_bench.runs.record import RunRecord, as_table, difference, machine
 from cpl_bench.runs.rollouts import online_transitions
 from cpl_bench.runs.shared import SharedStart
-from cpl_bench.tasks.pool import RolloutPool
+from cpl_bench.tasks.pool import RolloutPool, processors
 
 METRICS_PER_EVALUATION = 5
 
@@ -116,15 +116,18 @@ def train(
     if device.type == "cpu":
         keep_freed_memory()
     speed = torch_set(options.threads, precision, device)
-    with speed, closing(Monitor(folder, pool, record, start_step)) as monitor:
+    with (
+        speed,
+        closing(Monitor(folder, pool, record, start_step, _cores_are_free(device))) as monitor,
+    ):
         for pause in fit(training, pauses, device, start_step, caption):
             if held_out is not None and pause.phase in fitted:
                 pause.metrics.update(cast(RewardLearner, learner).examine(held_out))
             monitor.note(pause)
             if pause.step % options.evaluate_every == 0 or pause.step == config.steps:
-                monitor.checkpoint(pause.step, trainee.weights())
-                folder.write_state(pause.step, learner.state())
+                monitor.checkpoint(pause.step, trainee.weights(), learner.state())
             if pause.step == common.steps:
+                monitor.finish()
                 common.leave()
     return folder.path
 
@@ -154,6 +157,11 @@ def check_method(algorithm: str, config: MethodConfig, info: PreferenceInfo, rew
 
 def _is_fitting(phase: Phase | OnlinePhase) -> bool:
     return isinstance(phase.feed, Segments) and phase.feed.side == "fitting"
+
+
+def _cores_are_free(device: torch.device) -> bool:
+    """Whether episodes can be run while the learner learns, and neither waits for the other."""
+    return device.type == "cuda" or processors() > torch.get_num_threads()
 
 
 def _open(

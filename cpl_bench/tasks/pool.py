@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,8 @@ class RolloutPool:
     """Worker processes that know simulators and numpy, not torch.
 
     Use it as a context manager; workers start at the first call and leave with the parent,
-    however it ends. A worker that dies is reported and its job is run again.
+    however it ends. A worker that dies is reported and its job is run again. Of several threads
+    that ask for episodes, one is served after the other.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class RolloutPool:
         tunables = [self._environment.get("GLIBC_TUNABLES"), PLAIN_MATHEMATICS]  # the last counts
         self._environment["GLIBC_TUNABLES"] = ":".join(filter(None, tunables))
         self._running: list[_Worker] = []
+        self._turn = Lock()
 
     def __enter__(self) -> RolloutPool:
         return self
@@ -159,7 +162,7 @@ class RolloutPool:
         results: list[Any] = [None] * len(jobs)
         waiting = deque(jobs)
         open_jobs = len(jobs)
-        with progress_bar(caption, sum(job.size for job in jobs)) as bar:
+        with self._turn, progress_bar(caption, sum(job.size for job in jobs)) as bar:
             try:
                 while open_jobs:
                     self._assign(waiting)
