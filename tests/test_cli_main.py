@@ -1,14 +1,20 @@
 """The command line as a stranger meets it: help, mistakes, a small dataset from end to end."""
 
+import errno
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from cpl_bench.cli.main import VERBS, main
+from cpl_bench.cli.main import VERBS, main, said_of
 from cpl_bench.learning.methods import ALGOS
+from cpl_bench.runs.folder import RunFolder
 
 CARD = """
 task = "pointmass"
@@ -41,8 +47,6 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """The command in `folder`, with its data kept there."""
-    import os
-
     return subprocess.run(
         [sys.executable, "-m", "cpl_bench.cli.main", *words],
         cwd=folder,
@@ -220,3 +224,100 @@ def test_damaged_files_are_refused_and_left_alone(workshop: Path, tmp_path: Path
 def test_a_run_is_not_overwritten_by_another(workshop: Path) -> None:
     said = refuse(workshop, "train", "--data", "tiny.toml", "--seeds", "2", "cpl", "--lam", "0.9")
     assert "--note" in said and "--overwrite" in said
+
+
+# --- Stopped, refused by the system, or no longer listened to ---
+
+LONG = ["--evaluate-every", "100", "--episodes", "2", "--seeds", "2", "cpl", "--clone.steps", "100",
+        "--policy.hidden", "32", "32", "--segments", "8", "--steps", "100000"]  # fmt: skip
+
+
+def begin(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """The command in `folder`, under way."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "cpl_bench.cli.main", *words],
+        cwd=folder,
+        env={**os.environ, "MINARI_DATASETS_PATH": str(folder / "data")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def until(holds, seconds: float = 120) -> None:
+    """Wait for something to be true."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def training(workshop: Path, request: pytest.FixtureRequest):
+    """A long training that has come to its first state, and its run folder."""
+    name = re.sub("[^a-z0-9]+", "-", request.node.name)
+    process = begin(workshop, "train", "--data", "tiny.toml", "--note", name, *LONG)
+    folder = workshop / "runs" / "tiny" / f"cpl-{name}"
+    until(lambda: (folder / "state.safetensors").exists() or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
+    yield process, folder
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_training_that_is_stopped_says_how_to_go_on(training, how):
+    process, folder = training
+    process.send_signal(how)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + how
+    last = said.splitlines()[-1]
+    assert last.startswith("cpl-bench: stopped. ")
+    assert "--resume" in last
+    assert "Traceback" not in said
+    state, checkpoints = RunFolder(folder).state_step(), RunFolder(folder).checkpoint_steps()
+    assert state == checkpoints[-1]
+
+
+def test_a_second_training_in_the_folder_is_refused(training, workshop):
+    process, folder = training
+    name = folder.name.removeprefix("cpl-")
+    for how in ("--resume", "--overwrite"):
+        said = refuse(workshop, "train", "--data", "tiny.toml", "--note", name, how, *LONG)
+        assert f"is being written by process {process.pid} since" in said
+    assert process.poll() is None
+    assert (folder / "state.safetensors").exists()
+
+
+def test_a_pipe_that_closes_is_no_error(workshop):
+    process = begin(workshop, "list")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 128 + signal.SIGPIPE
+
+
+def test_what_the_system_refuses_is_said_in_a_line(workshop, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    run_folder = next((workshop / "runs" / "tiny").glob("cpl"))
+    for words in (
+        ["report", str(run_folder), "--out", str(tmp_path / "file" / "below")],
+        ["report", str(run_folder), "--out", str(tmp_path / ("long" * 100))],
+        ["quickstart", "--out", str(tmp_path / "file")],
+        ["train", "--data", "tiny.toml", "--runs", str(tmp_path / "file"), "cpl"],
+        ["train", "--data", "drawer-open-small", "--runs", str(tmp_path / "file"), "cpl"],
+    ):
+        before = sorted((workshop / "data").rglob("*"))
+        said = refuse(workshop, *words)
+        assert sorted((workshop / "data").rglob("*")) == before, "found out before it collects"
+        assert "Traceback" not in said
+        assert "choose" in said.lower()
+
+
+def test_errors_of_the_system_come_with_advice():
+    full = OSError(errno.ENOSPC, "No space left on device", "/data/x")
+    assert said_of(full) == (
+        "/data/x: No space left on device. Make room, and give the same command again."
+    )
+    assert said_of(OSError("h5py cannot read it")) == "h5py cannot read it."

@@ -228,6 +228,35 @@ def test_what_was_half_written_is_dropped_on_resume(start, whole, pool, tmp_path
     assert contents(folder) == contents(whole)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("step,phase", "stop,phase"),
+        lambda text: text.replace("4,clone,0", "four,clone,0"),
+        lambda text: text.replace("4,clone,0", "4,clo\0ne,0"),
+        lambda text: "",
+        lambda text: text + "9" * 5000 + ",clone,0,clone_loss,1.0\n",
+    ],
+)
+def test_damaged_metrics_do_not_block_a_good_checkpoint(
+    start, whole, pool, tmp_path, capsys, damage
+):
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path, pool=DyingPool(pool, 1))
+    folder = tmp_path / "dots" / "cpl"
+    path = folder / "metrics.csv"
+    path.write_text(damage(path.read_text()))
+    (folder / ".state.0a1b2c3d.safetensors").write_bytes(b"what a kill left")
+    start(tmp_path, resume=True)
+    found, expected = contents(folder), contents(whole)
+    assert set(found.pop("metrics.csv").splitlines()) <= set(
+        expected.pop("metrics.csv").splitlines()
+    )
+    assert found == expected
+    assert not list(folder.glob(".state*"))
+    assert f"{path} was damaged" in capsys.readouterr().out
+
+
 def test_a_last_checkpoint_without_its_state_is_not_finished(start, whole, pool, tmp_path):
     """A kill between the two leaves all of the run's files but the state behind."""
     with pytest.raises(KeyboardInterrupt):
@@ -709,6 +738,20 @@ def test_evaluate_writes_once(trained, pool):
     more = read_evaluations(path)
     first = more["episode"] < 4
     np.testing.assert_array_equal(more["return"][first], rows["return"])  # the same episodes
+
+
+def test_a_larger_evaluation_answers_a_smaller_one_and_stays(trained, pool, capsys):
+    many = evaluate(trained, pool, episodes=7)
+    before = many.path.read_bytes()
+    few = evaluate(trained, DyingPool(pool, 0), episodes=2)
+    assert many.path.read_bytes() == before
+    assert len(few.rows["seed"]) == 4
+    assert "2 episodes × 2 seeds" in (said := capsys.readouterr().out.splitlines()[-1])
+    assert said.endswith("(the first of 7 there)")
+    many.path.unlink()
+    alone = evaluate(trained, pool, episodes=2)
+    for name, column in few.rows.items():
+        np.testing.assert_array_equal(alone.rows[name], column)
 
 
 def test_an_evaluation_averages_seeds(trained, pool):

@@ -379,7 +379,7 @@ def test_a_worker_killed_between_jobs_is_replaced(pointmass, capfd):
 def test_a_job_that_kills_every_worker_is_given_up(pointmass, capfd):
     broken = {"PYTHONHOME": "/nowhere"}  # such a worker dies before it has begun
     with RolloutPool(1, broken) as pool:
-        with pytest.raises(RuntimeError, match=r"died 3 times .* in pointmass, seeds \[7\]"):
+        with pytest.raises(UserError, match=r"died 3 times .* in pointmass, seeds \[7\]"):
             pool.episodes(pointmass, [7], [EXPERT], [], EpisodeRules())
         assert pool._running == []
     assert "running it again" in capfd.readouterr().err

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from cpl_bench.core.errors import UserError, unknown_name
 
@@ -27,6 +30,26 @@ VERBS = {
     "report": "learning curves and a table from runs",
     "sweep": "run a published experiment again",
 }
+AFTER_A_STOP = {
+    "train": "The same command with --resume goes on from the last checkpoint.",
+    "quickstart": "The same command goes on where it was.",
+    "sweep": "The same command goes on where it was.",
+    "label": "Nothing half-made is left: the same command begins again.",
+    "collect": "Nothing half-made is left: the same command begins again.",
+}
+"""What to type next."""
+STOPS = [signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
+ADVICE = {
+    errno.ENOSPC: "Make room, and give the same command again.",
+    errno.EDQUOT: "Make room, and give the same command again.",
+    errno.EROFS: "Choose a place that can be written.",
+    errno.EACCES: "Choose a place that you may write.",
+    errno.EPERM: "Choose a place that you may write.",
+    errno.ENOTDIR: "A file lies where a folder should be: move it away, or choose another place.",
+    errno.EEXIST: "A file lies where a folder should be: move it away, or choose another place.",
+    errno.EISDIR: "A folder lies where a file should be: move it away, or choose another place.",
+    errno.ENAMETOOLONG: "Choose shorter names.",
+}
 SPINS = "20000"
 """How often torch's threads look for work before they sleep. GNU's OpenMP has them look fifteen
 times as often, which takes the cores from whatever else wants one (docs/performance.md)."""
@@ -46,18 +69,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
     try:
-        if words[0] not in VERBS:
-            raise unknown_name("verb", words[0], VERBS)
-        from cpl_bench.cli.verbs import call
+        with stops_heard():
+            if words[0] not in VERBS:
+                raise unknown_name("verb", words[0], VERBS)
+            from cpl_bench.cli.verbs import call
 
-        call(words[0], words[1:])
+            call(words[0], words[1:])
+            sys.stdout.flush()
     except UserError as mistake:
         print(f"cpl-bench: {mistake}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\ncpl-bench: interrupted; --resume continues a training.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        number = stop.args[0] if stop.args else signal.SIGINT
+        print(f"\ncpl-bench: stopped. {AFTER_A_STOP.get(words[0], '')}", file=sys.stderr)
+        return 128 + number
+    except BrokenPipeError:  # whoever read has enough, as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as problem:
+        print(f"cpl-bench: {said_of(problem)}", file=sys.stderr)
+        return 2
     return 0
+
+
+@contextmanager
+def stops_heard() -> Iterator[None]:
+    """Within, SIGTERM and SIGHUP stop a verb as Ctrl-C does: files are closed, and it is said how
+    to go on."""
+
+    def stop(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = {number: signal.getsignal(number) for number in STOPS}
+    try:
+        for number, how in before.items():
+            if how is not signal.SIG_IGN:  # nohup
+                signal.signal(number, stop)
+        yield
+    finally:
+        for number, how in before.items():
+            signal.signal(number, how)
+
+
+def said_of(problem: OSError) -> str:
+    """What the operating system refused, and what to do about it."""
+    where = f"{problem.filename}: " if problem.filename else ""
+    advice = ADVICE.get(problem.errno or 0, "")
+    return f"{where}{problem.strerror or problem}. {advice}".strip()
 
 
 if __name__ == "__main__":

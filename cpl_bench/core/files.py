@@ -1,11 +1,15 @@
 """Writing files so that a reader never sees half of one."""
 
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}(\.[^.]+)?")
+"""What a file is called while it is written."""
 
 
 @contextmanager
@@ -33,6 +37,25 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace the content of `path` in one step; text is written as UTF-8 with `\\n` line ends."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def check_writable(folder: Path) -> None:
+    """Find out now whether files can be written in a folder, which is made if need be.
+
+    Raises:
+        OSError: the system's, where they cannot.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".probe.{uuid.uuid4().hex[:8]}"
+    probe.write_bytes(b"")
+    probe.unlink()
+
+
+def drop_temporaries(folder: Path) -> None:
+    """Take away what a kill left of files being written; only for whoever holds the folder."""
+    for path in folder.glob(".*"):
+        if TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def replace_folder(new: Path, target: Path) -> None:

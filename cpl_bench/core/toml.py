@@ -30,7 +30,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         UserError: it is no TOML.
     """
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise UserError(f"{path} is not readable as TOML: {problem}.") from None
 

@@ -61,7 +61,7 @@ def _read(path: Path) -> dict[Section, dict[str, str]]:
     """The rows that are there, by table and card."""
     tables: dict[Section, dict[str, str]] = {"probe": {}, "reward": {}}
     rows: dict[str, str] = {}
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         started = [tables[section] for section, columns in COLUMNS.items() if line == columns]
         if started:
             (rows,) = started

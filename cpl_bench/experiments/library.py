@@ -13,6 +13,7 @@ import numpy as np
 
 from cpl_bench.core.dataset_cards import load_dataset_card
 from cpl_bench.core.errors import UserError
+from cpl_bench.core.files import check_writable
 from cpl_bench.core.pairs import Pairs
 from cpl_bench.core.toml import nested
 from cpl_bench.experiments.make import (
@@ -158,6 +159,7 @@ def train(
         resume=resume,
         overwrite=overwrite,
     )
+    check_writable(options.runs)
     with RolloutPool(workers or None) as pool:
         if isinstance(data, Preferences):
             name, preferences = data.info.card or "data", data

@@ -7,6 +7,9 @@ from pathlib import Path
 from cpl_bench.core.cards import TaskCard, load_task
 from cpl_bench.core.dataset_cards import DatasetCard, load_dataset_card
 from cpl_bench.core.errors import UserError
+from cpl_bench.core.files import check_writable
+from cpl_bench.core.folders import data_root
+from cpl_bench.core.locks import held
 from cpl_bench.core.progress import say
 from cpl_bench.preferences.file import load_preferences
 from cpl_bench.preferences.format import Preferences
@@ -18,6 +21,7 @@ from cpl_bench.tasks.pool import RolloutPool
 from cpl_bench.tasks.protocol import can_fork, has_expert
 from cpl_bench.tasks.registry import check_sizes, find_task, make_task
 from cpl_bench.trajectories.collect import check_place, collect, is_collected
+from cpl_bench.trajectories.formats.minari import minari_folder
 
 
 def check_card(card: DatasetCard) -> None:
@@ -50,8 +54,10 @@ def ensure_trajectories(card: DatasetCard, pool: RolloutPool, tell: bool = False
     """Collect unless this card's trajectories lie on disk; `tell`: say whose bytes in any case."""
     there = is_collected(card)
     if not there:
+        check_writable(data_root())
         say(f"No trajectories of {card.name} yet: collecting {card.episodes} episodes (minutes).")
-        collect(card, pool)
+        with held(minari_folder(card.minari_id)):
+            collect(card, pool)
     if tell or not there:
         say(trajectories_verdict(card))
 
@@ -62,11 +68,13 @@ def ensure_preferences(card: DatasetCard, pool: RolloutPool, tell: bool = False)
     ensure_trajectories(card, pool, tell)
     there = is_labelled(card)
     if not there:
+        check_writable(preference_path(card).parent)
         say(
             f"No {card.labelling.scorer} preferences of {card.name} yet: labelling "
             f"{card.segments.count} segments (minutes)."
         )
-        label(card, pool)
+        with held(preference_path(card)):
+            label(card, pool)
     if tell or not there:
         say(preferences_verdict(card))
     return preference_path(card)

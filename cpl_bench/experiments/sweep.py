@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cpl_bench.core.errors import UserError
+from cpl_bench.core.files import check_writable
 from cpl_bench.experiments.card import Experiment
 from cpl_bench.experiments.cells import Launcher, cells, check_cells, one_by_one
 from cpl_bench.report.films import film_of
@@ -26,8 +27,10 @@ def run_experiment(
 
     Raises:
         UserError: something in it cannot be run; found before anything is collected.
+        OSError: a place where nothing can be written; found then, too.
     """
     check_experiment(experiment, out)
+    check_writable(out)
     todo = cells(experiment)
     launch(todo, out, pool)
     if experiment.video:

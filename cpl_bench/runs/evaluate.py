@@ -77,7 +77,8 @@ def evaluate(
     """Evaluate a checkpoint (the last by default) on test episodes, and write them down.
 
     Every member runs `episodes` episodes of the test stream, which training never sees; the same
-    ones for every method. Nothing is done again that is on disk.
+    ones for every method. Nothing is done again that is on disk: of a file with more episodes the
+    first ones count, and it stays as it is.
 
     Raises:
         UserError: no run, no such checkpoint, a run on data without a task and none given, or a
@@ -93,14 +94,18 @@ def evaluate(
     if elsewhere:
         check_sizes(task, weights.sizes, f"the policies of {run}")
     seeds = record.seeds
-    if not _is_done(path, step, seeds, episodes):
+    rows = _known(path, step, seeds, episodes)
+    if rows is None:
         own = [episode_seeds("test", episodes, seed) for seed in seeds]
-        rows = assess(pool, task, weights, seeds, own, step, f"evaluating {record.method}")
+        made = assess(pool, task, weights, seeds, own, step, f"evaluating {record.method}")
         with atomic_path(path) as temporary:
-            append_evaluations(temporary, rows)
+            append_evaluations(temporary, made)
+        rows = read_evaluations(path)
+    there = len(rows["seed"]) // len(seeds)
+    rows = {name: column[rows["episode"] < episodes] for name, column in rows.items()}
     name = f"{record.method} on {record.dataset}, step {step}"
-    found = Evaluation(name, task.scoring, read_evaluations(path), path)
-    say(f"{found} → {path}")
+    found = Evaluation(name, task.scoring, rows, path)
+    say(f"{found} → {path}" + f" (the first of {there} there)" * (there > episodes))
     return found
 
 
@@ -136,16 +141,21 @@ def _check_episodes(episodes: int) -> None:
         raise UserError(f"--episodes must be at least 1, not {episodes}.")
 
 
-def _is_done(path: Path, step: int, seeds: tuple[int, ...], episodes: int) -> bool:
-    """Whether the file holds this very evaluation."""
+def _known(
+    path: Path, step: int, seeds: tuple[int, ...], episodes: int
+) -> dict[str, np.ndarray] | None:
+    """What the file holds of this very evaluation; None unless it has as many episodes or more.
+
+    The first test episodes don't depend on how many there are.
+    """
     if not path.is_file():
-        return False
+        return None
     try:
         rows = read_evaluations(path)
     except UserError:  # damaged: evaluated again, as the message advises
-        return False
-    return (
-        set(rows["step"]) == {step}
-        and sorted(set(rows["seed"])) == sorted(seeds)
-        and len(rows["seed"]) == episodes * len(seeds)
-    )
+        return None
+    of_this = set(rows["step"]) == {step} and sorted(set(rows["seed"])) == sorted(seeds)
+    numbers = np.sort(rows["episode"].reshape(-1)) if of_this else np.zeros(0)
+    whole = np.repeat(np.arange(len(numbers) // len(seeds)), len(seeds))
+    enough = len(whole) >= episodes * len(seeds) and np.array_equal(numbers, whole)
+    return dict(rows) if enough else None

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import write_atomically
+from cpl_bench.core.progress import say
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 METRICS_HEADER = "step,phase,seed,metric,value"
+LINE = re.compile(
+    r"[0-9]{1,18},[^,\x00-\x1f\ufffd]+,[0-9]{1,18},[^,\x00-\x1f\ufffd]+,[-+0-9.einfa]+"
+)
 _REMEDY = "Resume its training with --resume, or train it again."
 
 
@@ -33,16 +38,23 @@ def append_metrics(
             writer.writerow([step, phase, seed, name, repr(value)])
     if not path.exists():
         write_atomically(path, METRICS_HEADER + "\n")
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(text.getvalue())
 
 
 def drop_metrics_after(path: Path, step: int) -> None:
-    """Take out what was noted beyond `step`, and a last line that a kill left unfinished."""
-    if path.exists():
-        header, *lines = path.read_text().split("\n")[:-1]
-        kept = [line for line in lines if int(line.split(",")[0]) <= step]
-        write_atomically(path, "\n".join([header, *kept]) + "\n")
+    """Take out what was noted beyond `step`, and a last line that a kill left unfinished.
+
+    Whatever is no line of metrics goes, too: it must not stand in the way of a good checkpoint.
+    """
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    sound = [line for line in lines if LINE.fullmatch(line)]
+    if lines[:1] != [METRICS_HEADER] or len(lines) > len(sound) + 1:
+        say(f"{path} was damaged, and some of its lines are lost. No policy depends on them.")
+    kept = [line for line in sound if int(line.split(",")[0]) <= step]
+    write_atomically(path, "\n".join([METRICS_HEADER, *kept]) + "\n")
 
 
 def read_metrics(

@@ -13,6 +13,8 @@ import torch
 
 from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.errors import UserError
+from cpl_bench.core.files import drop_temporaries
+from cpl_bench.core.locks import held
 from cpl_bench.core.names import slug
 from cpl_bench.core.progress import say
 from cpl_bench.core.versions import commit, versions
@@ -28,7 +30,7 @@ from cpl_bench.runs.held_out import held_out_batch
 from cpl_bench.runs.memory import keep_freed_memory
 from cpl_bench.runs.monitor import Monitor
 from cpl_bench.runs.options import TrainOptions, choose_device
-from cpl_bench.runs.prepare import prepare
+from cpl_bench.runs.prepare import Trainee, prepare
 from cpl_bench.runs.record import RunRecord, as_table, difference, machine
 from cpl_bench.runs.rollouts import online_transitions
 from cpl_bench.runs.shared import SharedStart
@@ -70,7 +72,6 @@ def train(
     trainee = prepare(
         algorithm, config, preferences, options.seeds, device, task, pool, title, precision
     )
-    learner, phases, training = trainee.learner, trainee.phases, trainee.training
     folder = RunFolder(options.runs / dataset / folder_name(algorithm, options.note))
     record = RunRecord(
         dataset=dataset,
@@ -80,12 +81,12 @@ def train(
         config=as_table(config),
         seeds=options.seeds,
         steps=config.steps,
-        phases=tuple((each.name, each.steps) for each in training),
+        phases=tuple((each.name, each.steps) for each in trainee.training),
         evaluate_every=options.evaluate_every,
         episodes=options.episodes if task and pool else 0,
         preferences=preferences.info,
         behaviour_score=behaviour_score(preferences, task.scoring) if task else None,
-        online_transitions=online_transitions(phases, task.horizon_steps) if task else 0,
+        online_transitions=online_transitions(trainee.phases, task.horizon_steps) if task else 0,
         device=device.type,
         precision=precision,
         command=command,
@@ -93,43 +94,63 @@ def train(
         commit=commit(),
         machine=machine(options.threads),
     )
+    with held(folder.path):
+        _trained(trainee, folder, record, options, pool, device)
+    return folder.path
+
+
+def _trained(
+    trainee: Trainee,
+    folder: RunFolder,
+    record: RunRecord,
+    options: TrainOptions,
+    pool: RolloutPool | None,
+    device: torch.device,
+) -> None:
+    """Train in the run folder, from where it stands."""
+    learner, steps = trainee.learner, record.steps
     begin = _open(folder, record, options)
     if begin == "finished":
         say(f"{folder.path} is already trained.")
-        return folder.path
+        return
     start_step = 0
     if begin == "resume":
         start_step, state = folder.read_state()
         learner.load_state(state)
         say(f"Resuming {folder.path} at step {start_step}.")
+    drop_temporaries(folder.path)
+    drop_temporaries(folder.path / "checkpoints")
     folder.drop_after(start_step)
-    common = SharedStart(phases, record, folder)
+    common = SharedStart(trainee.phases, record, folder)
     if begin == "start" and (start_step := common.take()):
-        say(f"{title} begins as another run did: its first {start_step:,} steps are taken over.")
+        say(
+            f"{record.method} begins as another run did: its first {start_step:,} steps are taken "
+            "over."
+        )
     examines = hasattr(learner, "examine")
-    fitted = {phase.name for phase in phases if phase.steps and _is_fitting(phase) and examines}
+    fitting = [phase for phase in trainee.phases if phase.steps and _is_fitting(phase)]
+    fitted = {phase.name for phase in fitting if examines}
     held_out = None
     if fitted:
         held_out = held_out_batch(trainee.source.sides[1], len(options.seeds), device)
-    pauses = _pauses(options.evaluate_every, config.steps)
-    caption = f"training {title} on {dataset}"
+    pauses = _pauses(options.evaluate_every, steps)
+    caption = f"training {record.method} on {record.dataset}"
     if device.type == "cpu":
         keep_freed_memory()
-    speed = torch_set(options.threads, precision, device)
+    speed = torch_set(options.threads, choose_precision(record.precision, device), device)
     with (
         speed,
         closing(Monitor(folder, pool, record, start_step, _cores_are_free(device))) as monitor,
     ):
-        for pause in fit(training, pauses, device, start_step, caption):
+        for pause in fit(trainee.training, pauses, device, start_step, caption):
             if held_out is not None and pause.phase in fitted:
                 pause.metrics.update(cast(RewardLearner, learner).examine(held_out))
             monitor.note(pause)
-            if pause.step % options.evaluate_every == 0 or pause.step == config.steps:
+            if pause.step % options.evaluate_every == 0 or pause.step == steps:
                 monitor.checkpoint(pause.step, trainee.weights(), learner.state())
             if pause.step == common.steps:
                 monitor.finish()
                 common.leave()
-    return folder.path
 
 
 def folder_name(algorithm: str, note: str = "") -> str:

@@ -222,8 +222,9 @@ class RolloutPool:
         code = worker.process.wait()
         job.tries += 1
         if job.tries >= TRIES:
-            raise RuntimeError(
-                f"A rollout worker died {TRIES} times (exit code {code}) in {job.about}."
+            raise UserError(
+                f"A rollout worker died {TRIES} times (exit code {code}) in {job.about}. "
+                + ("It was killed, as where memory runs out: take fewer --workers." * (code == -9))
             )
         if not self._quiet:
             tqdm.write(

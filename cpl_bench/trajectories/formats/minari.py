@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +38,7 @@ def read_record(minari_id: str) -> dict[str, Any] | None:
     if not folder.exists():
         return None
     try:
-        metadata = json.loads((folder / "data" / "metadata.json").read_text())
+        metadata = json.loads((folder / "data" / "metadata.json").read_text(encoding="utf-8"))
         if "cpl_bench" not in metadata:
             raise UserError(
                 f"{folder} holds a Minari dataset that cpl_bench collect did not write. It is left "
@@ -91,7 +90,8 @@ def write_trajectories(
         for i, trajectory in enumerate(trajectories)
     ]
     target = minari_folder(minari_id)
-    staging = data_root() / f".writing-{uuid.uuid4().hex[:8]}"
+    staging = data_root() / f".writing-{minari_id.replace('/', '-')}"
+    shutil.rmtree(staging, ignore_errors=True)  # what a kill left
     try:
         with minari_root(staging), warnings.catch_warnings():
             warnings.simplefilter("ignore")
