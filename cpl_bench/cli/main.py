@@ -29,6 +29,7 @@ VERBS = {
     "evaluate": "roll a run's policies out; --video",
     "report": "learning curves and a table from runs",
     "sweep": "run a published experiment again",
+    "verify": "is what lies on disk what was written?",
 }
 AFTER_A_STOP = {
     "train": "The same command with --resume goes on from the last checkpoint.",

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from cpl_bench.cli.inspect import inspect
+from cpl_bench.cli.verify import verify
 
 Name = Annotated[str, tyro.conf.Positional]
 ListKind = Literal["all", "tasks", "datasets", "algos", "scorers", "annotators", "runs"]
@@ -31,6 +32,7 @@ def call(verb: str, words: Sequence[str]) -> None:
         "evaluate": evaluate,
         "report": report,
         "sweep": sweep,
+        "verify": verify,
     }[verb]
     return tyro.cli(function, prog=f"cpl-bench {verb}", args=list(words))
 

@@ -43,6 +43,34 @@ class PolicyWeights:
         outputs = self.arrays[f"b{last}"].shape[-1]
         return self.arrays["w0"].shape[-2], outputs // self.chunk_length
 
+    def check_members(self) -> None:
+        """Refuse arrays, with the members on their leading axis, that are no perceptron.
+
+        Raises:
+            UserError: a layer that is missing or doesn't fit the one before, or numbers that are
+                not finite.
+        """
+        layers = sum(name.startswith("w") for name in self.arrays)
+        names = {f"{kind}{i}" for i in range(layers) for kind in "wb"}
+        if not layers or self.arrays.keys() - {"std"} != names:
+            raise UserError(
+                f"it needs w0, b0, w1 …, and has {', '.join(self.arrays) or 'nothing'}."
+            )
+        count = len(self.arrays["w0"]) if self.arrays["w0"].ndim else 0
+        inputs = self.arrays["w0"].shape[1] if self.arrays["w0"].ndim == 3 else 0
+        for i in range(layers):
+            weights, biases = self.arrays[f"w{i}"], self.arrays[f"b{i}"]
+            outputs = biases.shape[-1] if biases.ndim == 2 else 0
+            if weights.shape != (count, inputs, outputs) or biases.shape != (count, outputs):
+                raise UserError(
+                    f"its layer {i} has shapes {weights.shape} and {biases.shape}, of {count} "
+                    f"members with {inputs} inputs."
+                )
+            inputs = outputs
+        wrong = [name for name, array in self.arrays.items() if not np.isfinite(array).all()]
+        if not count or not inputs or wrong:
+            raise UserError(f"there are no members, or no finite numbers in {', '.join(wrong)}.")
+
     def members(self) -> list[PolicyWeights]:
         """One policy a member, without the leading axis."""
         count = len(next(iter(self.arrays.values())))

@@ -11,20 +11,21 @@ runs/<dataset>/<algorithm>[-note]/
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cpl_bench.core.errors import UserError
-from cpl_bench.core.files import write_atomically
 from cpl_bench.core.policy import PolicyWeights
+from cpl_bench.core.tensors import read_about, read_tensors, write_tensors
 from cpl_bench.runs.evaluations import drop_after
 from cpl_bench.runs.metrics import drop_metrics_after
 from cpl_bench.runs.record import RunRecord, read_record, write_record
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+AGAIN = "Train again with --overwrite."
 
 
 @dataclass(frozen=True)
@@ -75,19 +76,17 @@ class RunFolder:
         Raises:
             UserError: no such checkpoint, or a damaged one.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = self.checkpoint(step)
         if not path.is_file():
             steps = ", ".join(map(str, self.checkpoint_steps())) or "none"
             raise UserError(f"{self.path} has no checkpoint of step {step}; there are: {steps}.")
+        about, arrays = read_tensors(path, "Train again, or take another checkpoint.")
         try:
-            with safe_open(path, framework="numpy") as file:
-                about = json.loads(file.metadata()["policy"])
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return PolicyWeights(about["kind"], arrays, about["chunk_length"])
-        except (SafetensorError, KeyError, TypeError, ValueError) as problem:
-            raise UserError(f"{path} is damaged ({problem}); train again.") from None
+            weights = PolicyWeights(about["kind"], arrays, about["chunk_length"])
+            weights.check_members()
+        except (KeyError, TypeError, UserError) as problem:
+            raise UserError(f"{path} holds no policy: {problem} Train again.") from None
+        return weights
 
     def at(self, step: int | None) -> tuple[int, PolicyWeights]:
         """The checkpoint asked for, or the last: its step and what acts there.
@@ -102,43 +101,40 @@ class RunFolder:
         return step, self.read_weights(step)
 
     def write_checkpoint(self, step: int, weights: PolicyWeights) -> None:
-        from safetensors.numpy import save
-
         about = {"kind": weights.kind, "chunk_length": weights.chunk_length}
-        policy = {"policy": json.dumps(about)}  # a single key: the order of several would be random
-        write_atomically(self.checkpoint(step), save(weights.arrays, policy))
+        write_tensors(self.checkpoint(step), weights.arrays, about)
 
     def write_state(self, step: int, state: dict[str, Tensor]) -> None:
         """Written last at a checkpoint: a resume starts from here."""
-        from safetensors.torch import save
-
-        tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-        write_atomically(self.state, save(tensors, {"step": str(step)}))
+        arrays = {name: value.detach().cpu().numpy() for name, value in state.items()}
+        write_tensors(self.state, arrays, {"step": step})
 
     def state_step(self) -> int | None:
-        """The step that a resume would start from; None where nothing was kept."""
-        return self._read_state(tensors=False)[0] if self.state.is_file() else None
+        """The step that a resume would start from; None where nothing was kept.
+
+        Raises:
+            UserError: what was kept is damaged.
+        """
+        return self._step_in(read_about(self.state, AGAIN)) if self.state.is_file() else None
 
     def read_state(self) -> tuple[int, dict[str, Tensor]]:
         """The step and state of the last checkpoint.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: there is none, or it is damaged or altered.
         """
+        import torch
+
         if not self.state.is_file():
             raise UserError(f"{self.path} has nothing to resume from: no state.safetensors.")
-        return self._read_state(tensors=True)
+        about, arrays = read_tensors(self.state, AGAIN)
+        return self._step_in(about), {k: torch.from_numpy(each) for k, each in arrays.items()}
 
-    def _read_state(self, tensors: bool) -> tuple[int, dict[str, Tensor]]:
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(self.state, framework="pt") as file:
-                step = int(file.metadata()["step"])
-                names = list(file.keys()) if tensors else []
-                return step, {name: file.get_tensor(name) for name in names}
-        except (SafetensorError, KeyError, TypeError, ValueError) as problem:
-            raise UserError(f"{self.state} is damaged ({problem}); train again.") from None
+    def _step_in(self, about: dict[str, Any]) -> int:
+        step = about.get("step")
+        if type(step) is not int or step < 1:
+            raise UserError(f"{self.state} names no step ({step!r:.50}). {AGAIN}")
+        return step
 
     def drop_after(self, step: int) -> None:
         """Take out what was written beyond `step`, for resuming from there."""

@@ -25,7 +25,7 @@ from cpl_bench.learning.methods import find_method
 from cpl_bench.learning.precision import choose_precision, torch_set
 from cpl_bench.preferences.format import PreferenceInfo, Preferences, behaviour_score
 from cpl_bench.runs.feeds import check_feeds
-from cpl_bench.runs.folder import RunFolder
+from cpl_bench.runs.folder import AGAIN, RunFolder
 from cpl_bench.runs.held_out import held_out_batch
 from cpl_bench.runs.memory import keep_freed_memory
 from cpl_bench.runs.monitor import Monitor
@@ -116,7 +116,10 @@ def _trained(
     start_step = 0
     if begin == "resume":
         start_step, state = folder.read_state()
-        learner.load_state(state)
+        try:
+            learner.load_state(state)
+        except (KeyError, RuntimeError) as problem:
+            raise UserError(f"{folder.state} is not of this method ({problem}). {AGAIN}") from None
         say(f"Resuming {folder.path} at step {start_step}.")
     drop_temporaries(folder.path)
     drop_temporaries(folder.path / "checkpoints")

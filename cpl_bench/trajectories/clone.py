@@ -16,10 +16,12 @@ import numpy as np
 
 from cpl_bench.core.cards import TaskCard, load_task
 from cpl_bench.core.dataset_cards import DatasetCard
+from cpl_bench.core.errors import UserError
 from cpl_bench.core.folders import data_root
 from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.core.progress import say
 from cpl_bench.core.seeds import episode_seeds, generator
+from cpl_bench.core.tensors import read_tensors, write_tensors
 from cpl_bench.core.versions import installed
 from cpl_bench.tasks.episodes import EXPERT, EpisodeRules
 from cpl_bench.tasks.pool import RolloutPool
@@ -163,30 +165,23 @@ def _geometric(last: int) -> list[int]:
 
 
 def _write_clone(path: Path, clone: Clone) -> None:
-    from safetensors.numpy import save
-
-    from cpl_bench.core.files import write_atomically
-
     tensors = {
         f"{i}.{name}": value
         for i, policy in enumerate(clone.policies)
         for name, value in policy.arrays.items()
     }
-    levels = json.dumps({"steps": clone.steps, "score": clone.score})
-    write_atomically(path, save(tensors, {"levels": levels}))
+    write_tensors(path, tensors, {"steps": clone.steps, "score": clone.score})
 
 
 def _read_clone(path: Path) -> Clone | None:
     """None if there is none, or a damaged one."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            levels = json.loads(file.metadata()["levels"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+    if not path.is_file():
         return None
-    return Clone(_by_level(tensors, len(levels["steps"])), levels["steps"], levels["score"])
+    try:
+        about, tensors = read_tensors(path, "It is made again.")
+        return Clone(_by_level(tensors, len(about["steps"])), about["steps"], about["score"])
+    except (UserError, KeyError, TypeError):
+        return None
 
 
 def _by_level(tensors: dict[str, np.ndarray], levels: int) -> list[PolicyWeights]:

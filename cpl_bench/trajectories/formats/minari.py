@@ -120,8 +120,10 @@ def _at_the_end(trajectory: Trajectory, ended: bool) -> np.ndarray:
     return (np.arange(len(trajectory.rewards)) == len(trajectory.rewards) - 1) & ended
 
 
-def read_trajectories(minari_id: str) -> TrajectorySet:
+def read_trajectories(minari_id: str, root: Path | None = None) -> TrajectorySet:
     """All episodes of a Minari dataset, ours with the record of how they came about.
+
+    It lies below `root`, by default where datasets are looked for.
 
     A foreign one may lack successes (none then) and simulator states (none can be forked).
 
@@ -130,7 +132,8 @@ def read_trajectories(minari_id: str) -> TrajectorySet:
     """
     import minari
 
-    folder = minari_folder(minari_id)
+    root = root or data_root()
+    folder = root / minari_id
     recover_folder(folder)
     if not (folder / "data").is_dir():
         raise UserError(
@@ -138,7 +141,7 @@ def read_trajectories(minari_id: str) -> TrajectorySet:
             f"{minari_id.removeprefix('cpl_bench/').removesuffix('-v0')}"
         )
     try:
-        with minari_root(data_root()):
+        with minari_root(root):
             dataset = minari.load_dataset(minari_id)
             every = range(dataset.total_episodes)
             metadata = list(dataset.storage.get_episode_metadata(every))
