@@ -190,7 +190,7 @@ def test_mistakes_are_explained(workshop: Path, words: list[str], said: str) -> 
 def test_a_mistake_is_a_single_line(workshop: Path) -> None:
     said = refuse(workshop, "train", "--data", "x", "cpl", "--steps", "1000")
     assert said.splitlines() == [said.strip()]
-    assert "1,000 leave none to the phase 'contrast'" in said and "'clone' 1,500" in said
+    assert "1,000 leave none to the phase 'contrast'" in said and "'clone' 3,000" in said
 
 
 def test_a_line_without_a_method_lists_them(workshop: Path) -> None:

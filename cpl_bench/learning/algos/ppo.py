@@ -17,10 +17,9 @@ Deviations and choices where the paper is silent: clip range 0.2, gradients clip
 value learns standardised returns, advantages are standardised over a collection, the reward is
 fitted for 20,000 steps, no entropy bonus. The laptop preset begins with the data's own noise,
 σ = 0.3, and lets it fall to 0.2, where the paper limits σ to [0.5, 1.5]. It has a fortieth of the
-paper's transitions, so a value that knows nothing must not move the policy: two collections teach
-only the value, at a higher rate, then five epochs of minibatches of 512 move the policy in small
-steps. Its β is 0.1 (the paper's 2 or 5; 2 holds it at the clone). Rewards fitted to regret are near
-advantages: it looks less far ahead (γ = 0.9), and imitation keeps them right near the data.
+paper's transitions, so two collections teach only the value, at a higher rate, then five epochs of
+minibatches of 512 move the policy in small steps. Its β is 0.1 (the paper's 2 or 5; 2 holds it at
+the clone), its γ 0.9, and the reward imitates; without, or with γ = 0.99, two seeds showed no loss.
 """
 
 from __future__ import annotations
