@@ -257,6 +257,45 @@ def test_damaged_metrics_do_not_block_a_good_checkpoint(
     assert f"{path} was damaged" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content.replace(b"20,0,1,", b"20,0,\xff,"),
+        lambda content: content.replace(b"20,0,1,", b"20,0,0,"),
+        lambda content: content.replace(b"20,3,", b"20,x,"),
+        lambda content: content.replace(b"step,seed", b"step,sees"),
+    ],
+)
+def test_damaged_evaluations_are_not_gone_on_from(start, pool, tmp_path, damage):
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path, pool=DyingPool(pool, 1))
+    path = tmp_path / "dots" / "cpl" / "evaluations.csv"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=r"evaluations\.csv.*--overwrite"):
+        start(tmp_path, resume=True)
+
+
+def test_a_resume_under_other_versions_says_so_and_records_it(
+    start, whole, pool, tmp_path, monkeypatch, capsys
+):
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path, pool=DyingPool(pool, 1))
+    folder = tmp_path / "dots" / "cpl"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("cpl_bench.runs.train.versions", lambda simulators: {"torch": "9.9"})
+        start(tmp_path, pool=DyingPool(pool, 1), resume=True)
+    assert "goes on with other versions than it began with" in capsys.readouterr().out
+    start(tmp_path, resume=True)
+    record, original = read_record(folder), read_record(whole)
+    assert [(each["step"], each["versions"]) for each in record.resumed] == [
+        (20, {"torch": "9.9"}),
+        (40, original.versions),
+    ]
+    assert record.versions == original.versions
+    assert original.resumed == ()
+    assert contents(folder) == contents(whole)
+
+
 def test_a_last_checkpoint_without_its_state_is_not_finished(start, whole, pool, tmp_path):
     """A kill between the two leaves all of the run's files but the state behind."""
     with pytest.raises(KeyboardInterrupt):

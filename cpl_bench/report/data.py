@@ -8,6 +8,7 @@ from cpl_bench.core.dataset_cards import dataset_names, load_dataset_card
 from cpl_bench.core.published import Published, short
 from cpl_bench.preferences.format import PreferenceInfo
 from cpl_bench.preferences.labelling import is_asked_alike, planned_info
+from cpl_bench.report.markdown import cell
 from cpl_bench.report.read import EvaluatedRun
 
 STALE = "**Stale:**"
@@ -18,7 +19,7 @@ def about_data(runs: Sequence[EvaluatedRun]) -> str:
     said = {run.method: _about(run.record.preferences) for run in runs}
     if len(set(said.values())) == 1:
         return next(iter(said.values()))
-    each = "".join(f"\n- {method}: {text}" for method, text in said.items())
+    each = "".join(f"\n- {cell(method)}: {text}" for method, text in said.items())
     return f"**Not one dataset:** the methods did not all see the same data.\n{each}"
 
 

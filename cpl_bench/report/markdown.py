@@ -1,5 +1,7 @@
 """Tables in Markdown."""
 
+from html import escape
+
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table; all but its first column are numbers."""
@@ -9,5 +11,5 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def cell(text: str) -> str:
-    """A text that ends no cell."""
-    return text.replace("|", "\\|")
+    """Somebody's text as a page shows it: it ends no cell, and is no HTML."""
+    return escape(text, quote=False).replace("|", "\\|")

@@ -142,7 +142,8 @@ def _unfinished(run: EvaluatedRun) -> str:
     if run.record.online_transitions:
         planned = "; its online steps are planned: those of the whole run"
     step = run.checkpoints[-1]
-    return f"**Unfinished:** {run.method} stands at step {step:,} of {run.record.steps:,}{planned}."
+    where = f"stands at step {step:,} of {run.record.steps:,}{planned}"
+    return f"**Unfinished:** {cell(run.method)} {where}."
 
 
 _SATURATED = (

@@ -33,6 +33,7 @@ _WANTED |= {"success": "0 or 1", "return": "a finite number"}
 Evaluations = dict[str, NDArray]
 """The columns by name, each (n,) for n episodes."""
 
+_AGAIN = "Train the run again with --overwrite."
 _REMEDY = "Evaluate the run again, or resume its training with --resume."
 
 
@@ -110,23 +111,31 @@ def drop_after(path: Path, step: int) -> None:
     For resuming from the checkpoint of `step`. Nothing happens where there is no file yet.
 
     Raises:
-        UserError: the file is no evaluation file.
+        UserError: the file is no evaluation file, or is damaged up to there.
     """
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    except UnicodeDecodeError as problem:
+        raise UserError(f"{path} is damaged: {problem}. {_AGAIN}") from None
     if not lines or lines[0] != HEADER:
-        raise UserError(f"{path} is no evaluation file: expected the header '{HEADER}'. {_REMEDY}")
+        raise UserError(f"{path} is no evaluation file: expected the header '{HEADER}'. {_AGAIN}")
     kept = [HEADER]
     for number, line in enumerate(lines[1:], start=2):
         reached = line.split(",")[0]
         if not reached.isdecimal():
             raise UserError(
-                f"{path}, line {number}: 'step' is no number in '{line[:100]}'. {_REMEDY}"
+                f"{path}, line {number}: 'step' is no number in '{line[:100]}'. {_AGAIN}"
             )
         if int(reached) <= step:
             kept.append(line)
     write_atomically(path, "\n".join(kept) + "\n")
+    if len(kept) > 1:
+        try:
+            read_evaluations(path)  # what a resume goes on from is whole
+        except UserError as problem:
+            raise UserError(str(problem).replace(_REMEDY, _AGAIN)) from None
 
 
 def scores_by_checkpoint(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +58,15 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
     machine: dict[str, Any] = field(default_factory=dict)
+    resumed: tuple[dict[str, Any], ...] = ()
+    """Where it went on under other versions, code or on another machine: what was other, since
+    which step."""
     record_version: int = RECORD_VERSION
 
     def __post_init__(self) -> None:
         checks = {
-            f"dataset and method must be names; got {self.dataset!r} and {self.method!r}": (
-                not (self.dataset and self.method)
+            f"dataset and method must be names in a line; got {self.dataset!r}, {self.method!r}": (
+                not (self.dataset and self.method and f"{self.dataset}{self.method}".isprintable())
             ),
             f"seeds must be different whole numbers from 0; got {self.seeds}": (
                 not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0
@@ -116,6 +119,23 @@ DECISIVE = (
     "precision",
 )
 """What must agree for a run to be taken up again."""
+
+
+def gone_on(before: RunRecord, now: RunRecord, step: int) -> RunRecord:
+    """The record of a run that goes on at a step: it names what is other than before, if anything.
+
+    None of it makes another run, but the bytes of an uninterrupted one are no longer to be
+    expected.
+    """
+    last: dict[str, Any] = {"versions": before.versions, "commit": before.commit}
+    last |= {"machine": before.machine}
+    for earlier in before.resumed:
+        last |= earlier
+    ours = {"versions": now.versions, "commit": now.commit, "machine": now.machine}
+    other = {name: value for name, value in ours.items() if value != last[name]}
+    if not other:
+        return before
+    return replace(before, resumed=(*before.resumed, {"step": step, **other}))
 
 
 def difference(before: RunRecord, now: RunRecord) -> str:

@@ -31,7 +31,7 @@ from cpl_bench.runs.memory import keep_freed_memory
 from cpl_bench.runs.monitor import Monitor
 from cpl_bench.runs.options import TrainOptions, choose_device
 from cpl_bench.runs.prepare import Trainee, prepare
-from cpl_bench.runs.record import RunRecord, as_table, difference, machine
+from cpl_bench.runs.record import RunRecord, as_table, difference, gone_on, machine
 from cpl_bench.runs.rollouts import online_transitions
 from cpl_bench.runs.shared import SharedStart
 from cpl_bench.tasks.pool import RolloutPool, processors
@@ -121,6 +121,11 @@ def _trained(
         except (KeyError, RuntimeError) as problem:
             raise UserError(f"{folder.state} is not of this method ({problem}). {AGAIN}") from None
         say(f"Resuming {folder.path} at step {start_step}.")
+        before = folder.read()
+        if (after := gone_on(before, record, start_step)) != before:
+            other = ", ".join(name for name in after.resumed[-1] if name != "step")
+            say(f"It goes on with other {other} than it began with: run.json says which.")
+            folder.write(after)
     drop_temporaries(folder.path)
     drop_temporaries(folder.path / "checkpoints")
     folder.drop_after(start_step)

@@ -18,6 +18,7 @@ from cpl_bench.core.cards import TaskCard, load_task
 from cpl_bench.core.dataset_cards import DatasetCard
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.folders import data_root
+from cpl_bench.core.names import file_part
 from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.core.progress import say
 from cpl_bench.core.seeds import episode_seeds, generator
@@ -48,7 +49,8 @@ class Clone:
 def make_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
     """The clone of a card's recipe: read where a card of the same recipe has left it."""
     key = hashlib.sha256(json.dumps(recipe(card), sort_keys=True).encode()).hexdigest()[:12]
-    path = data_root() / "clones" / f"{card.task}-{key}.safetensors"
+    name = file_part(Path(card.task).stem)  # of a card's path, its name
+    path = data_root() / "clones" / f"{name}-{key}.safetensors"
     clone = _read_clone(path)
     if clone is None:
         clone = _train_clone(card, task, pool)
