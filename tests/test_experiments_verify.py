@@ -1,4 +1,4 @@
-"""What was written is sound; whatever is changed in it afterwards is found."""
+"""What was written is sound and comes out again; whatever is changed in it afterwards is found."""
 
 import shutil
 from pathlib import Path
@@ -11,6 +11,7 @@ from cpl_bench.core.errors import UserError
 from cpl_bench.core.published import Published
 from cpl_bench.experiments import verify as module
 from cpl_bench.experiments.card import load_experiment
+from cpl_bench.experiments.reproduce import reproduce
 from cpl_bench.experiments.sweep import run_experiment
 from cpl_bench.experiments.verify import verify
 from cpl_bench.learning.methods import configured
@@ -175,3 +176,46 @@ def test_nothing_to_verify_is_said(tmp_path, capsys):
             list(verify(path))
     assert main(["verify"]) == 2
     assert "Which?" in capsys.readouterr().err
+
+
+# --- Made again ---
+
+
+def test_a_run_comes_out_again(mine, tmp_path, capsys):
+    run, card = mine / "dots" / "cpl-cpl", str(mine / "dots.toml")
+    words = ["reproduce", str(run), "--out", str(tmp_path / "again"), "--data", card]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    for name in ("metrics.csv", "evaluations.csv", "final.csv", "10.safetensors"):
+        assert f"{name:<24}the same bytes" in out
+    assert "makes it now" not in out
+
+
+def test_what_comes_out_otherwise_is_shown(mine, tmp_path, capsys):
+    run, card = mine / "dots" / "cpl-cpl", str(mine / "dots.toml")
+    final = run / "final.csv"
+    text = final.read_text()
+    final.write_text(text.replace(",0,-", ",1,-") if ",0,-" in text else text.replace(",1,", ",0,"))
+    record = (run / "run.json").read_text()
+    (run / "run.json").write_text(record.replace('"numpy": "', '"numpy": "0.'))
+    words = ["reproduce", str(run), "--out", str(tmp_path / "again"), "--data", card]
+    with pytest.raises(SystemExit, match="1"):
+        main(words)
+    out = capsys.readouterr().out
+    assert "numpy: 0." in out
+    assert f"{'evaluations.csv':<24}the same bytes" in out
+    assert f"{'final.csv':<24}other bytes: success" in out
+
+
+def test_other_data_are_refused(mine, pool, tmp_path):
+    run = mine / "dots" / "cpl-cpl"
+    path = run / "run.json"
+    found = next(mine.glob("data/preferences/dots/*.safetensors"))
+    named = load_preferences(found).info.preferences_hash
+    path.write_text(path.read_text().replace(named, "b" * 64))
+    with pytest.raises(UserError, match=r"trained on the preferences bbbbbbbbbbbb.*--data FILE"):
+        reproduce(run, pool, tmp_path / "again", found)
+    path.write_text(path.read_text().replace('"card": "dots"', '"card": ""'))
+    with pytest.raises(UserError, match="data that no card makes"):
+        reproduce(run, pool, tmp_path / "again")
+    assert not (tmp_path / "again").exists()

@@ -30,11 +30,13 @@ VERBS = {
     "report": "learning curves and a table from runs",
     "sweep": "run a published experiment again",
     "verify": "is what lies on disk what was written?",
+    "reproduce": "make a run again from its run.json, and compare",
 }
 AFTER_A_STOP = {
     "train": "The same command with --resume goes on from the last checkpoint.",
     "quickstart": "The same command goes on where it was.",
     "sweep": "The same command goes on where it was.",
+    "reproduce": "The same command goes on where it was.",
     "label": "Nothing half-made is left: the same command begins again.",
     "collect": "Nothing half-made is left: the same command begins again.",
 }

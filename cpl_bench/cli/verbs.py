@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from cpl_bench.cli.inspect import inspect
-from cpl_bench.cli.verify import verify
+from cpl_bench.cli.verify import reproduce, verify
 
 Name = Annotated[str, tyro.conf.Positional]
 ListKind = Literal["all", "tasks", "datasets", "algos", "scorers", "annotators", "runs"]
@@ -33,6 +33,7 @@ def call(verb: str, words: Sequence[str]) -> None:
         "report": report,
         "sweep": sweep,
         "verify": verify,
+        "reproduce": reproduce,
     }[verb]
     return tyro.cli(function, prog=f"cpl-bench {verb}", args=list(words))
 

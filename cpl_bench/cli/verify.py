@@ -1,4 +1,4 @@
-"""`cpl-bench verify`, as the command line shows it."""
+"""`cpl-bench verify` and `reproduce`, as the command line shows them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,3 +27,33 @@ def verify(paths: Annotated[list[Path], tyro.conf.Positional]) -> None:
             damaged, count = damaged + (finding.verdict == "damaged"), count + 1
     if damaged:
         raise UserError(f"{damaged} of {count} are damaged.")
+
+
+def reproduce(
+    run: Annotated[Path, tyro.conf.Positional],
+    /,
+    out: Path = Path("runs/reproduced"),
+    data: str | None = None,
+    workers: int = 0,
+) -> None:
+    """Make a run again from its run.json alone, and compare file by file.
+
+    On the same machine, versions and code every byte is to be the same; what is other is said
+    first. Exits with 1 if a file is not the same.
+
+    Args:
+        run: a run folder, published ones too.
+        out: where the new run goes.
+        data: a dataset card or preference file, if not the card that the run names.
+        workers: rollout processes; 0 for one a processor.
+    """
+    from cpl_bench.experiments.reproduce import reproduce as make_again
+    from cpl_bench.tasks.pool import RolloutPool
+
+    with RolloutPool(workers or None) as pool:
+        again, compared = make_again(run, pool, out, data)
+    for each in compared:
+        print(f"{each.name:<24}{each.about}")
+    print(f"\n{run} was made again in {again}.")
+    if not all(each.same for each in compared):
+        raise SystemExit(1)
