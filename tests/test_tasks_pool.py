@@ -1,6 +1,7 @@
 """Rollouts don't depend on how many workers there are, nor on whether one of them dies."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import pytest
 import torch
 
 from cpl_bench.core.cards import TaskCard, load_task
+from cpl_bench.core.errors import UserError
 from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.learning.config import PolicyConfig
 from cpl_bench.learning.networks import Policy
+from cpl_bench.tasks import jobs
 from cpl_bench.tasks.episodes import EXPERT, EpisodeRules, run_episodes
 from cpl_bench.tasks.policies import mlp_action
 from cpl_bench.tasks.pool import RolloutPool
@@ -330,7 +333,7 @@ def test_the_number_of_workers_changes_no_sampled_action(name, horizon, episodes
 # --- Trouble ---
 
 
-def kill_one_at_work(pool, killed):
+def kill_one_at_work(pool, killed, how=signal.SIGKILL):
     """Kill the first worker that is seen with a job."""
 
     def hunt():
@@ -338,7 +341,7 @@ def kill_one_at_work(pool, killed):
         while time.monotonic() < end and not killed:
             for worker in list(pool._running):
                 if worker.job is not None:
-                    os.kill(worker.process.pid, signal.SIGKILL)
+                    os.kill(worker.process.pid, how)
                     killed.append(worker.process.pid)
                     return
             time.sleep(0.001)
@@ -365,6 +368,49 @@ def test_a_killed_workers_job_is_run_again(capfd):
     assert "in drawer-open, seeds [0, 2, 4]" in report or "seeds [1, 3, 5]" in report
 
 
+def test_a_worker_that_hangs_is_ended_and_its_job_run_again(monkeypatch, capfd):
+    monkeypatch.setattr(jobs, "LEAST_SECONDS", 3.0)
+    task, weights = short_task("drawer-open", 60), two_policies("drawer-open")
+    arguments = (task, list(range(6)), [0, 1] * 3, weights, SHORT["drawer-open"])
+    with RolloutPool(2) as pool:
+        expected = pool.episodes(*arguments)
+        stopped = []
+        hunter = kill_one_at_work(pool, stopped, signal.SIGSTOP)  # alive, and silent for good
+        found = pool.episodes(*arguments)
+        hunter.join()
+        assert len(stopped) == 1
+        assert_same(found, expected)
+    report = capfd.readouterr().err
+    assert re.search(r"worker gave no answer for [0-9]+ s and was ended in drawer-open", report)
+    assert "running it again" in report
+
+
+def test_a_job_that_hangs_every_worker_is_given_up(pointmass, monkeypatch, capfd):
+    monkeypatch.setattr(jobs, "UNKNOWN_SECONDS", 0.0)
+    with (
+        RolloutPool(1) as pool,
+        pytest.raises(UserError, match="gave no answer for 0 s and was ended 3 times"),
+    ):
+        pool.episodes(pointmass, [7], [EXPERT], [], EpisodeRules())
+
+
+def test_deadlines_are_learned_by_kind_and_size():
+    deadlines, card = jobs.Deadlines(), load_task("pointmass")
+
+    def job(size, function="run_episodes", took=None):
+        begun = time.monotonic() - (took or 0)
+        return jobs.Job(0, function, {"card": card}, size, "", begun=begun)
+
+    assert deadlines.seconds(job(5)) == jobs.UNKNOWN_SECONDS
+    deadlines.learn(job(5, took=50))
+    deadlines.learn(job(5, took=10))
+    assert deadlines.seconds(job(1)) == pytest.approx(10 * jobs.TIMES, rel=0.01)
+    assert deadlines.seconds(job(7)) == pytest.approx(70 * jobs.TIMES, rel=0.01)
+    assert deadlines.seconds(job(7, "regret_scores")) == jobs.UNKNOWN_SECONDS
+    deadlines.learn(job(2, "regret_scores", took=0.1))
+    assert deadlines.seconds(job(3, "regret_scores")) == jobs.LEAST_SECONDS
+
+
 def test_a_worker_killed_between_jobs_is_replaced(pointmass, capfd):
     arguments = (pointmass, [1, 2], [EXPERT] * 2, [], SHORT["pointmass"])
     with RolloutPool(1) as pool:
@@ -379,7 +425,9 @@ def test_a_worker_killed_between_jobs_is_replaced(pointmass, capfd):
 def test_a_job_that_kills_every_worker_is_given_up(pointmass, capfd):
     broken = {"PYTHONHOME": "/nowhere"}  # such a worker dies before it has begun
     with RolloutPool(1, broken) as pool:
-        with pytest.raises(UserError, match=r"died 3 times .* in pointmass, seeds \[7\]"):
+        with pytest.raises(
+            UserError, match=r"died \(exit code 1\) 3 times in pointmass, seeds \[7\]"
+        ):
             pool.episodes(pointmass, [7], [EXPERT], [], EpisodeRules())
         assert pool._running == []
     assert "running it again" in capfd.readouterr().err

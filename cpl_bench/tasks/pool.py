@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from threading import Lock
 from typing import Any
 
@@ -26,6 +26,7 @@ from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.core.progress import progress_bar
 from cpl_bench.tasks.alike import PLAIN_MATHEMATICS
 from cpl_bench.tasks.episodes import EXPERT, EpisodeRules, Trajectory
+from cpl_bench.tasks.jobs import Deadlines, Job, Worker
 
 EPISODES_PER_JOB = 5
 TRIES = 3
@@ -37,30 +38,12 @@ main()"""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-@dataclass
-class _Job:
-    number: int
-    function: str
-    arguments: dict[str, Any]
-    size: int
-    """What it counts for on the progress bar."""
-    about: str
-    """Task and seeds, for reports of a dead worker."""
-    tries: int = 0
-
-
-@dataclass
-class _Worker:
-    process: subprocess.Popen[bytes]
-    connection: Connection
-    job: _Job | None = field(default=None)
-
-
 class RolloutPool:
     """Worker processes that know simulators and numpy, not torch.
 
     Use it as a context manager; workers start at the first call and leave with the parent,
-    however it ends. A worker that dies is reported and its job is run again. Of several threads
+    however it ends. A worker that dies, or takes far longer than others did, is reported and its
+    job is run again. Of several threads
     that ask for episodes, one is served after the other.
     """
 
@@ -78,8 +61,9 @@ class RolloutPool:
         self._environment = {**os.environ, **ONE_THREAD, **(environment or {})}
         tunables = [self._environment.get("GLIBC_TUNABLES"), PLAIN_MATHEMATICS]  # the last counts
         self._environment["GLIBC_TUNABLES"] = ":".join(filter(None, tunables))
-        self._running: list[_Worker] = []
+        self._running: list[Worker] = []
         self._turn = Lock()
+        self._deadlines = Deadlines()
 
     def __enter__(self) -> RolloutPool:
         return self
@@ -122,7 +106,7 @@ class RolloutPool:
                     "rules": rules,
                 }
                 about = f"{card.name}, seeds {arguments['seeds']}"
-                jobs.append(_Job(len(jobs), "run_episodes", arguments, len(chunk), about))
+                jobs.append(Job(len(jobs), "run_episodes", arguments, len(chunk), about))
         done: list[Trajectory | None] = [None] * len(seeds)
         for chunk, trajectories in zip(places, self._run(jobs, caption), strict=True):
             for i, trajectory in zip(chunk, trajectories, strict=True):
@@ -141,7 +125,7 @@ class RolloutPool:
         Put states of one episode into one call: a change of episode costs a simulator reset.
         """
         jobs = [
-            _Job(i, function, {"card": card, **each}, len(each["states"]), f"{card.name}, {name}")
+            Job(i, function, {"card": card, **each}, len(each["states"]), f"{card.name}, {name}")
             for i, (name, each) in enumerate(arguments.items())
         ]
         return self._run(jobs, caption)
@@ -151,13 +135,13 @@ class RolloutPool:
     ) -> tuple[list[np.ndarray], bool]:
         """Images of one episode and whether it succeeded."""
         arguments = {"card": card, "seed": seed, "weights": weights, "every": every}
-        return self._run([_Job(0, "render_episode", arguments, 1, card.name)], "video")[0]
+        return self._run([Job(0, "render_episode", arguments, 1, card.name)], "video")[0]
 
     def mathematics(self) -> str:
         """Which mathematics the workers compute with, see `cpl_bench.tasks.alike.mathematics`."""
-        return self._run([_Job(0, "mathematics", {}, 1, "mathematics")], "mathematics")[0]
+        return self._run([Job(0, "mathematics", {}, 1, "mathematics")], "mathematics")[0]
 
-    def _run(self, jobs: list[_Job], caption: str) -> list[Any]:
+    def _run(self, jobs: list[Job], caption: str) -> list[Any]:
         """Run jobs on whichever worker is free; results in the order of `jobs`."""
         results: list[Any] = [None] * len(jobs)
         waiting = deque(jobs)
@@ -167,7 +151,10 @@ class RolloutPool:
                 while open_jobs:
                     self._assign(waiting)
                     busy = {w.connection: w for w in self._running if w.job is not None}
-                    for ready in wait(list(busy), None if busy else 0):  # 0: all died idle
+                    answers = wait(list(busy), self._deadlines.left(self._running))
+                    if not answers:
+                        self._deadlines.enforce(self._running)
+                    for ready in answers:
                         worker = busy[ready]  # type: ignore[index]
                         job = worker.job
                         assert job is not None
@@ -180,6 +167,7 @@ class RolloutPool:
                             raise problem
                         if problem:
                             raise RuntimeError(f"A rollout failed ({job.about}):\n{problem}")
+                        self._deadlines.learn(job)
                         worker.job = None
                         open_jobs -= 1
                         bar.update(job.size)
@@ -188,7 +176,7 @@ class RolloutPool:
                 raise
         return results
 
-    def _assign(self, waiting: deque[_Job]) -> None:
+    def _assign(self, waiting: deque[Job]) -> None:
         while len(self._running) < min(self.workers, len(waiting) + self._busy()):
             self._running.append(self._start())
         for worker in list(self._running):
@@ -196,14 +184,14 @@ class RolloutPool:
                 job = waiting.popleft()
                 try:
                     worker.connection.send((job.number, job.function, job.arguments))
-                    worker.job = job
+                    worker.job, job.begun = job, time.monotonic()
                 except (BrokenPipeError, ConnectionResetError):
                     waiting.appendleft(self._bury(worker, job))
 
     def _busy(self) -> int:
         return sum(worker.job is not None for worker in self._running)
 
-    def _start(self) -> _Worker:
+    def _start(self) -> Worker:
         ours, theirs = Pipe()
         command = [sys.executable, "-c", SERVE, str(theirs.fileno())]
         process = subprocess.Popen(
@@ -213,22 +201,22 @@ class RolloutPool:
             stderr=subprocess.DEVNULL if self._quiet else None,
         )
         theirs.close()
-        return _Worker(process, ours)
+        return Worker(process, ours)
 
-    def _bury(self, worker: _Worker, job: _Job) -> _Job:
+    def _bury(self, worker: Worker, job: Job) -> Job:
         """Report a dead worker and hand its job back for another try."""
         self._running.remove(worker)
         worker.connection.close()
-        code = worker.process.wait()
+        how = worker.given_up or f"died (exit code {worker.process.wait()})"
+        worker.process.wait()
         job.tries += 1
         if job.tries >= TRIES:
-            raise UserError(
-                f"A rollout worker died {TRIES} times (exit code {code}) in {job.about}. "
-                + ("It was killed, as where memory runs out: take fewer --workers." * (code == -9))
-            )
+            killed = worker.process.returncode == -9 and not worker.given_up
+            advice = " It was killed, as where memory runs out: take fewer --workers." * killed
+            raise UserError(f"A rollout worker {how} {TRIES} times in {job.about}.{advice}")
         if not self._quiet:
             tqdm.write(
-                f"A rollout worker died (exit code {code}) in {job.about}; running it again.",
+                f"A rollout worker {how} in {job.about}; running it again.",
                 file=sys.stderr,
             )
         return job
