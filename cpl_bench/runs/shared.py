@@ -18,8 +18,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from typing import Any
 import cpl_bench
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import write_atomically
+from cpl_bench.core.locks import held
 from cpl_bench.learning.interface import OnlinePhase, Phase, Shared
 from cpl_bench.runs.folder import RunFolder
 from cpl_bench.runs.record import RunRecord
@@ -77,8 +78,9 @@ class SharedStart:
         """Leave a copy for others; to be called right at the end of the phase."""
         if self._shared is None or self._is_whole():
             return
-        made = RunFolder(self.folder.path.with_name(f".{uuid.uuid4().hex}"))
-        try:
+        made = RunFolder(self.folder.path.with_name(f".{self.folder.path.name}.writing"))
+        with suppress(UserError, OSError), held(self.folder.path):  # else only time is lost
+            shutil.rmtree(made.path, ignore_errors=True)  # what a kill left
             self._copy(self.run.path, made.path)
             made.write_state(self.steps, self._shared.part.state())
             about = {"decided_by": self._about, "files": _hashes(made.path)}
@@ -86,8 +88,6 @@ class SharedStart:
             if self.folder.path.exists():  # damaged
                 shutil.rmtree(self.folder.path)
             made.path.rename(self.folder.path)
-        except OSError:  # somebody was faster, or there is no room: only time is lost
-            shutil.rmtree(made.path, ignore_errors=True)
 
     def _is_whole(self) -> bool:
         """Whether all files are there as they were left, and meant for this very phase."""
