@@ -20,6 +20,15 @@ GPU, CPU = torch.device("cuda"), torch.device("cpu")
 TASK = load_task("pointmass")
 
 
+@pytest.fixture(autouse=True)
+def deterministic(monkeypatch):
+    """As a training on a GPU has it."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 def learnt(case, device, pauses=(5, 20, 36), precision="fp32"):
     """Pauses and the last state of a method."""
     name = case.partition(",")[0]

@@ -134,7 +134,7 @@ def test_an_update_that_looks_at_a_number_is_no_update_for_a_record():
 
 
 def test_what_python_decides_stays_decided():
-    """The stand-in is as strict as a graph: this update goes wrong, and it must be seen here."""
+    """The stand-in notices what a graph would: this update goes wrong, and it must be seen here."""
     asked = []
 
     def decides(step):
@@ -146,9 +146,11 @@ def test_what_python_decides_stays_decided():
     assert updates.means()["value"].item() != np.arange(1, 24).mean()
 
 
-def test_a_gpu_replays_whatever_it_can():
+def test_a_gpu_replays_whatever_it_can(monkeypatch):
     """Online phases ask for episodes, so they are asked step by step."""
     stretch = Stretch("s", 1, lambda step: {})
     gpu = torch.device("cuda")
+    monkeypatch.setattr(loop, "Replayed", lambda take, device: (take, device))
+    assert loop.updates_of(stretch, gpu) == (stretch.take, gpu)
     assert isinstance(loop.updates_of(stretch, CPU), Plain)
     assert isinstance(loop.updates_of(stretch._replace(recordable=False), gpu), Plain)

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from cpl_bench.core.cards import load_task
+from cpl_bench.core.files import write_atomically
 from cpl_bench.learning.methods import configured
 from cpl_bench.learning.networks import Policy
 from cpl_bench.preferences.file import load_preferences
@@ -191,6 +192,46 @@ def test_a_run_that_took_over_resumes_to_the_same_bytes(run, pool, tmp_path, ask
     shutil.rmtree(tmp_path / "dots" / ".shared")  # what it has is its own
     found = contents(run(tmp_path, "ppo", resume=True))
     assert found == contents(run(tmp_path / "alone", "ppo"))
+
+
+def test_a_run_that_was_interrupted_before_leaves_nothing(run, pool, tmp_path, monkeypatch):
+    """What it began with may have been of other code: no key of today's fits it."""
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "sft", pool=Impatient(pool, 1))
+    monkeypatch.setattr(shared, "source_hash", lambda: "another")
+    run(tmp_path, "sft", resume=True)
+    assert kept(tmp_path) == []
+
+
+def test_somebody_elses_task_or_policy_is_not_shared(run, data, pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "SUITES", {})
+    run(tmp_path / "task", "sft")
+    monkeypatch.undo()
+
+    class Own(Policy):
+        pass
+
+    monkeypatch.setattr("cpl_bench.learning.algos.bc.Policy", Own)
+    run(tmp_path / "policy", "sft")
+    assert kept(tmp_path / "task") == kept(tmp_path / "policy") == []
+
+
+def test_a_copy_that_fails_half_way_is_as_if_there_was_none(run, cloned, tmp_path, monkeypatch):
+    run(tmp_path, "sft")
+    copied = []
+
+    def full(path, content):
+        if "cpl" in str(path) and path.name == "evaluations.csv":
+            copied.append(path)
+            raise OSError(28, "No space left on device")
+        write_atomically(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shared, "write_atomically", full)
+        found = run(tmp_path, "cpl")
+    assert copied
+    assert len(cloned) == 48
+    assert contents(found) == contents(run(tmp_path / "alone", "cpl"))
 
 
 def test_no_room_for_a_copy_costs_nothing_but_time(run, tmp_path):

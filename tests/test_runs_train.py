@@ -458,6 +458,49 @@ def test_a_training_that_is_stopped_saves_what_was_being_evaluated(
     assert contents(start(tmp_path, resume=True)) == contents(whole)
 
 
+def test_ctrl_c_while_an_evaluation_is_waited_for_saves_it(
+    start, whole, pool, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("cpl_bench.runs.train._cores_are_free", lambda device: True)
+    rows_of, asked = Monitor.finish, []
+
+    def impatient(self):
+        if self._open is not None and not asked:
+            asked.append(self._open.step)
+            ready = self._open.rows
+
+            def stopped():
+                self._open = self._open._replace(rows=ready)
+                raise KeyboardInterrupt
+
+            self._open = self._open._replace(rows=stopped)
+        rows_of(self)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Monitor, "finish", impatient)
+        start(tmp_path)
+    folder = RunFolder(tmp_path / "dots" / "cpl")
+    assert folder.state_step() == asked[0] == 20
+    assert contents(start(tmp_path, resume=True)) == contents(whole)
+
+
+def test_a_kill_while_the_record_is_written_blocks_nothing(start, whole, tmp_path):
+    folder = tmp_path / "dots" / "cpl"
+    folder.mkdir(parents=True)
+    (folder / ".run.0a1b2c3d.json").write_text("{")
+    assert contents(start(tmp_path, resume=True)) == contents(whole)
+    assert not (folder / ".run.0a1b2c3d.json").exists()
+
+
+def test_a_run_that_begins_anew_has_a_record_of_today(start, pool, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("cpl_bench.runs.train.versions", lambda simulators: {"torch": "9.9"})
+        start(tmp_path, pool=DyingPool(pool, 0))
+    record = read_record(start(tmp_path, resume=True))
+    assert "9.9" not in record.versions.values()
+    assert record.resumed == ()
+
+
 def test_without_a_simulator_there_are_checkpoints_alone(start, whole, pool, tmp_path):
     for name, options in {
         "no pool": {"pool": None},

@@ -407,6 +407,10 @@ def test_deadlines_are_learned_by_kind_and_size():
     assert deadlines.seconds(job(1)) == pytest.approx(10 * jobs.TIMES, rel=0.01)
     assert deadlines.seconds(job(7)) == pytest.approx(70 * jobs.TIMES, rel=0.01)
     assert deadlines.seconds(job(7, "regret_scores")) == jobs.UNKNOWN_SECONDS
+    second, third = job(1), job(1)
+    second.tries, third.tries = 1, 2
+    assert deadlines.seconds(second) == jobs.WIDER * deadlines.seconds(job(1))
+    assert deadlines.seconds(third) == jobs.UNKNOWN_SECONDS
     deadlines.learn(job(2, "regret_scores", took=0.1))
     assert deadlines.seconds(job(3, "regret_scores")) == jobs.LEAST_SECONDS
 

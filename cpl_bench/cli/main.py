@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -103,15 +104,17 @@ def stops_heard() -> Iterator[None]:
     def stop(number: int, _: object) -> None:
         raise KeyboardInterrupt(number)
 
-    before = {number: signal.getsignal(number) for number in STOPS}
+    ours = threading.current_thread() is threading.main_thread()  # elsewhere none can be set
+    before = {number: signal.getsignal(number) for number in STOPS} if ours else {}
     try:
         for number, how in before.items():
-            if how is not signal.SIG_IGN:  # nohup
+            if how not in (signal.SIG_IGN, None):  # as nohup has it; or of another language
                 signal.signal(number, stop)
         yield
     finally:
         for number, how in before.items():
-            signal.signal(number, how)
+            if how is not None:
+                signal.signal(number, how)
 
 
 def said_of(problem: OSError) -> str:

@@ -9,8 +9,9 @@ import tyro
 def verify(paths: Annotated[list[Path], tyro.conf.Positional]) -> None:
     """Check runs, datasets, preference files and published results, down to their sources.
 
-    Every file is read and compared with the SHA-256 that it carries; a run with the data it names,
-    an experiment's tables with what its runs give. Exits with 2 if anything is damaged.
+    Data, checkpoints and states are compared with the SHA-256 that they carry, a run with the data
+    it names, an experiment's tables with what its runs give. Records and CSVs carry no hash: they
+    are read whole. Exits with 2 if anything is damaged.
 
     Args:
         paths: files and folders; a folder stands for all there is below it.

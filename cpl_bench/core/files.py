@@ -53,9 +53,13 @@ def check_writable(folder: Path) -> None:
 
 def drop_temporaries(folder: Path) -> None:
     """Take away what a kill left of files being written; only for whoever holds the folder."""
-    for path in folder.glob(".*"):
-        if TEMPORARY.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+    for path in filter(is_temporary, folder.glob(".*")):
+        path.unlink(missing_ok=True)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether that is what a file is called while it is written."""
+    return TEMPORARY.fullmatch(path.name) is not None
 
 
 def replace_folder(new: Path, target: Path) -> None:

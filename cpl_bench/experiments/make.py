@@ -57,7 +57,8 @@ def ensure_trajectories(card: DatasetCard, pool: RolloutPool, tell: bool = False
         check_writable(data_root())
         say(f"No trajectories of {card.name} yet: collecting {card.episodes} episodes (minutes).")
         with held(minari_folder(card.minari_id)):
-            collect(card, pool)
+            if not is_collected(card):  # by somebody, meanwhile
+                collect(card, pool)
     if tell or not there:
         say(trajectories_verdict(card))
 
@@ -74,7 +75,8 @@ def ensure_preferences(card: DatasetCard, pool: RolloutPool, tell: bool = False)
             f"{card.segments.count} segments (minutes)."
         )
         with held(preference_path(card)):
-            label(card, pool)
+            if not is_labelled(card):
+                label(card, pool)
     if tell or not there:
         say(preferences_verdict(card))
     return preference_path(card)

@@ -18,9 +18,10 @@ from cpl_bench.learning.methods import find_method
 from cpl_bench.preferences.format import PreferenceInfo, Preferences
 from cpl_bench.runs.evaluate import evaluate
 from cpl_bench.runs.evaluations import read_evaluations, scores_by_seed
+from cpl_bench.runs.folder import RunFolder
 from cpl_bench.runs.options import TrainOptions
 from cpl_bench.runs.record import RunRecord, machine, read_record
-from cpl_bench.runs.train import train
+from cpl_bench.runs.train import folder_name, train
 from cpl_bench.tasks.pool import RolloutPool
 
 TABLES = ("metrics.csv", "evaluations.csv", "final.csv")
@@ -43,17 +44,21 @@ def reproduce(
     Args:
         run: a run folder; of a published one, without checkpoints, the tables are compared.
         pool: of workers.
-        out: where the new run goes, at the same place as below the old one's folder of runs.
+        out: where the new run goes, <dataset>/<its name>-again; an earlier one there is replaced.
         data: a dataset card or preference file, if not the card that the run names.
 
     Raises:
-        UserError: no run, or other data than it was trained on.
+        UserError: no run, an unfinished one, or other data than it was trained on.
     """
     record = read_record(run)
+    _check_whole(run, record)
     preferences = _data_of(record, data, pool)
     _say_what_is_other(record)
     presets = find_method(record.algorithm).presets
     config = build(type(next(iter(presets.values()))), record.config, run / "run.json", "config.")
+    note = f"{run.resolve().name.removeprefix(record.algorithm).strip('-')}-again".strip("-")
+    there = RunFolder(out / record.dataset / folder_name(record.algorithm, note))
+    done = there.state.is_file() and there.state_step() == record.steps
     options = TrainOptions(
         seeds=record.seeds,
         device=record.device,
@@ -61,10 +66,11 @@ def reproduce(
         threads=int(record.machine.get("torch_threads", 0)),
         evaluate_every=record.evaluate_every,
         episodes=record.episodes,
-        note="again",
+        note=note,
         method=record.method,
         runs=out,
-        resume=True,
+        resume=not done,
+        overwrite=done,  # by other code, perhaps: it is made again every time
     )
     check_writable(out)
     arguments = (record.dataset, record.algorithm, config, options)
@@ -76,6 +82,19 @@ def reproduce(
     checkpoints = sorted((run / "checkpoints").glob("[0-9]*.safetensors"))
     others = [_compared(path, again / "checkpoints" / path.name, record) for path in checkpoints]
     return again, [each for each in (*tables, *others) if each is not None]
+
+
+def _check_whole(run: Path, record: RunRecord) -> None:
+    """Refuse a run of which there is nothing, or not all, to compare with."""
+    if not any((run / name).is_file() for name in TABLES):
+        raise UserError(f"{run} has no tables to compare with: train it first.")
+    path = run / "evaluations.csv"
+    reached = int(read_evaluations(path)["step"].max()) if path.is_file() else record.steps
+    if record.steps - reached >= record.evaluate_every:
+        raise UserError(
+            f"{run} stands at step {reached:,} of {record.steps:,}: train it to its end first, "
+            "with --resume."
+        )
 
 
 def _data_of(record: RunRecord, data: str | Path | None, pool: RolloutPool) -> Preferences:

@@ -1,8 +1,9 @@
 """The verb `verify`: is what lies on disk what was written, and does it still belong together?
 
-Every artefact carries the SHA-256 of what it holds, and names those of what it was made from:
-trajectories ◄── preferences ◄── run ◄── page. Whatever reads them checks them, too; here all of it
-is read on purpose.
+Trajectories, preferences, checkpoints and states carry the SHA-256 of what they hold, and name
+those of what they were made from: trajectories ◄── preferences ◄── run. Whatever reads them checks
+them, too; here all of it is read on purpose. Records and tables carry none: of them it is checked
+that they are whole, agree with each other, and give the page's tables.
 """
 
 from __future__ import annotations

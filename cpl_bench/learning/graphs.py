@@ -3,8 +3,8 @@
 An update is some hundred small kernels; a GPU is done with them sooner than Python is with asking.
 So a stretch's first updates run as they are, the next is recorded (draw, forward, backward,
 optimiser, averages of metrics), and from then on the record is replayed. It counts its own steps on
-the device. What a record needs, every update keeps: whatever it changes, it changes in place, and
-no number of the device is looked at.
+the device. What a record needs, every update keeps: it changes in place whatever it changes, copies
+nothing from the host, asks for no number of the device, and counts nothing in Python.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Record(Protocol):
 def record_on_gpu(work: Callable[[], None]) -> Record:
     """Record `work` without doing it."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream()):  # of the current device
         work()
     return graph
 

@@ -145,10 +145,13 @@ class Phase(NamedTuple):
     name: str
     steps: int
     update: Callable[[PreferenceBatch], Metrics]
-    """Branches on no number of the device, so that it can become a CUDA graph."""
+    """Can become a CUDA graph: it changes in place whatever it changes, copies nothing from the
+    host, asks for no number of the device, and keeps nothing in Python from step to step."""
     feed: Feed
     shared: Shared | None = None
     """None: what the phase does concerns this method alone."""
+    recordable: bool = True
+    """False for an update that cannot become a CUDA graph: it is asked step by step."""
 
 
 class OnlinePhase(NamedTuple):

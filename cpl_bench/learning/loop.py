@@ -31,7 +31,8 @@ class Stretch(NamedTuple):
 
 def stretch(phase: Phase, draw: Callable[[Tensor], PreferenceBatch]) -> Stretch:
     """A phase whose batches `draw` gives."""
-    return Stretch(phase.name, phase.steps, lambda step: phase.update(draw(step)))
+    take = lambda step: phase.update(draw(step))  # noqa: E731
+    return Stretch(phase.name, phase.steps, take, phase.recordable)
 
 
 @dataclass(frozen=True)

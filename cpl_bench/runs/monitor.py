@@ -85,8 +85,8 @@ class Monitor:
                 )
         self.finish()
         if self._thread is None:
-            self._open = Checkpoint(step, weights, state, lambda: self._rows(step, weights))
-            self.finish()
+            made = Checkpoint(step, weights, state, lambda: self._rows(step, weights))
+            self._write(made, made.rows())
             return
         kept = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
         rows = self._thread.submit(self._rows, step, weights).result
@@ -96,11 +96,17 @@ class Monitor:
         """Wait for the evaluation under way, if there is one, and write what it is of."""
         if self._open is None:
             return
-        (step, weights, state, rows), self._open = self._open, None
-        if (found := rows()) is not None:
-            self._show(step, found)
-        self.folder.write_checkpoint(step, weights)
-        self.folder.write_state(step, state)
+        found = self._open.rows()  # stopped here, it is still to be written
+        opened, self._open = self._open, None
+        self._write(opened, found)
+
+    def _write(self, opened: Checkpoint, rows: Evaluations | None) -> None:
+        if rows is not None:
+            append_evaluations(self.folder.evaluations, rows)
+        self.folder.write_checkpoint(opened.step, opened.weights)
+        self.folder.write_state(opened.step, opened.state)
+        if rows is not None:
+            self._show(opened.step, rows)
 
     def _rows(self, step: int, weights: PolicyWeights) -> Evaluations | None:
         task, seeds, count = self.record.task, self.record.seeds, self.record.episodes
@@ -110,7 +116,6 @@ class Monitor:
         return assess(self.pool, task, weights, seeds, episodes, step, f"evaluating step {step}")
 
     def _show(self, step: int, rows: Evaluations) -> None:
-        append_evaluations(self.folder.evaluations, rows)
         scoring = self.record.scoring
         scores = scores_by_seed(rows, scoring)
         for seed, score in scores.items():
@@ -126,4 +131,4 @@ class Monitor:
         finally:
             self.board.close()
             if self._thread is not None:
-                self._thread.shutdown()
+                self._thread.shutdown(wait=False)  # nothing is under way, or nobody will wait

@@ -10,7 +10,8 @@ runs/<dataset>/.shared/<key>/
     state.safetensors   of what the phase moves
 
 The key is a hash of all that decides: phase, settings, data, task, seeds, evaluations, the source
-of this package, versions and machine. Folders can be deleted at any time.
+of this package, versions and machine. Only a run that was not interrupted before leaves one, and
+none whose task's code isn't known here. Folders can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from cpl_bench.core.locks import held
 from cpl_bench.learning.interface import OnlinePhase, Phase, Shared
 from cpl_bench.runs.folder import RunFolder
 from cpl_bench.runs.record import RunRecord
+from cpl_bench.tasks.registry import SUITES
 
 ABOUT = "about.json"
 DECISIVE = (
@@ -55,6 +57,9 @@ class SharedStart:
         first = next(phase for phase in phases if phase.steps)
         self.run = run
         self.steps, self._shared = first.steps, getattr(first, "shared", None)
+        task = record.task
+        if task is not None and (task.suite not in SUITES or ":" in task.source_id):
+            self._shared = None  # the code of somebody's own task may change, and no hash tells
         self._about = _about(first, self._shared, record) if self._shared else {}
         key = hashlib.sha256(_text(self._about).encode()).hexdigest()[:16]
         self.folder = RunFolder(run.path.parent / ".shared" / key)
@@ -70,8 +75,12 @@ class SharedStart:
             step, state = self.folder.read_state()
         except UserError:
             return 0
+        try:
+            self._copy(self.folder.path, self.run.path)
+        except OSError:  # taken away meanwhile, or no room
+            self.run.drop_after(0)
+            return 0
         self._shared.part.load_state(state)
-        self._copy(self.folder.path, self.run.path)
         return step
 
     def leave(self) -> None:
@@ -99,9 +108,7 @@ class SharedStart:
 
     def _copy(self, source: Path, target: Path) -> None:
         for path in _files(source):
-            place = target / path.relative_to(source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, place)
+            write_atomically(target / path.relative_to(source), path.read_bytes())
 
 
 def _about(phase: Phase | OnlinePhase, shared: Shared, record: RunRecord) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 
 from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.errors import UserError
-from cpl_bench.core.files import drop_temporaries
+from cpl_bench.core.files import drop_temporaries, is_temporary
 from cpl_bench.core.locks import held
 from cpl_bench.core.names import slug
 from cpl_bench.core.progress import say
@@ -63,7 +63,9 @@ def train(
     entry = find_method(algorithm)
     title = options.method or entry.title(config)
     device = choose_device(options.device)
-    if device.type == "cuda":  # sums over comparisons would come in any order
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # the one that graphs are recorded on, and run.json names
+        # sums over comparisons would come in any order
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         unread = torch.utils.deterministic  # memory that is written before it is read: no filling
@@ -114,6 +116,8 @@ def _trained(
         say(f"{folder.path} is already trained.")
         return
     start_step = 0
+    if begin == "start":
+        folder.write(record)  # also over that of a run that never came to a state
     if begin == "resume":
         start_step, state = folder.read_state()
         try:
@@ -156,7 +160,7 @@ def _trained(
             monitor.note(pause)
             if pause.step % options.evaluate_every == 0 or pause.step == steps:
                 monitor.checkpoint(pause.step, trainee.weights(), learner.state())
-            if pause.step == common.steps:
+            if begin == "start" and pause.step == common.steps:  # what was resumed may be mixed
                 monitor.finish()
                 common.leave()
 
@@ -197,12 +201,14 @@ def _open(
     folder: RunFolder, record: RunRecord, options: TrainOptions
 ) -> Literal["start", "resume", "finished"]:
     """Make the run folder, or check that the one there holds this very run."""
+    gone = folder.path.with_name(f".{folder.path.name}.overwritten")
+    shutil.rmtree(gone, ignore_errors=True)
     if options.overwrite and (folder.path / "run.json").is_file():  # damaged or old ones, too
-        shutil.rmtree(folder.path)
+        folder.path.rename(gone)  # in one step: a kill leaves all of it or nothing
+        shutil.rmtree(gone)
     if not (folder.path / "run.json").exists():
-        if folder.path.exists() and any(folder.path.iterdir()):
+        if folder.path.exists() and not all(map(is_temporary, folder.path.iterdir())):
             raise UserError(f"{folder.path} exists and is no run; choose another --note.")
-        folder.write(record)
         return "start"
     if other := difference(folder.read(), record):
         raise UserError(

@@ -14,6 +14,9 @@ UNKNOWN_SECONDS = 1800.0
 """For jobs of a kind of which none has come back yet."""
 TIMES = 20
 """So many times as long as the slowest of its kind, size for size, may a job take."""
+WIDER = 5
+"""A second try may take so many times as long as the first; a third, as long as an unknown one:
+those that came back may have been short ones."""
 
 
 @dataclass
@@ -62,13 +65,14 @@ class Deadlines:
 
     def seconds(self, job: Job) -> float:
         """How long a job may take."""
-        if job.kind not in self._slowest:
+        if job.kind not in self._slowest or job.tries >= 2:
             return UNKNOWN_SECONDS
-        return max(LEAST_SECONDS, TIMES * self._slowest[job.kind] * job.size)
+        known = max(LEAST_SECONDS, TIMES * self._slowest[job.kind] * job.size)
+        return known * WIDER**job.tries
 
     def left(self, workers: list[Worker]) -> float:
         """Seconds until the first of the workers' jobs is overdue."""
-        jobs = [worker.job for worker in workers if worker.job is not None]
+        jobs = [each.job for each in workers if each.job is not None and not each.given_up]
         ends = [job.begun + self.seconds(job) for job in jobs]
         return max(min(ends, default=0.0) - time.monotonic(), 0.0)
 

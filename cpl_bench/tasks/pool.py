@@ -43,8 +43,7 @@ class RolloutPool:
 
     Use it as a context manager; workers start at the first call and leave with the parent,
     however it ends. A worker that dies, or takes far longer than others did, is reported and its
-    job is run again. Of several threads
-    that ask for episodes, one is served after the other.
+    job is run again. Of several threads that ask for episodes, one is served after the other.
     """
 
     def __init__(
@@ -64,11 +63,13 @@ class RolloutPool:
         self._running: list[Worker] = []
         self._turn = Lock()
         self._deadlines = Deadlines()
+        self._over = False
 
     def __enter__(self) -> RolloutPool:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over = True  # also for a thread that still waits for episodes
         self.close()
 
     def close(self) -> None:
@@ -177,6 +178,8 @@ class RolloutPool:
         return results
 
     def _assign(self, waiting: deque[Job]) -> None:
+        if self._over:
+            raise RuntimeError("The pool of workers was left; make a new one.")
         while len(self._running) < min(self.workers, len(waiting) + self._busy()):
             self._running.append(self._start())
         for worker in list(self._running):
