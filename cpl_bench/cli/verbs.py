@@ -214,7 +214,8 @@ def sweep(experiment: Name, /, report_only: bool = False, workers: int = 0) -> N
 
 def _table(result: Any) -> str:
     """The table of a report, for a terminal."""
-    lines = [f"{'dataset':<24}{'method':<18}{'peak':>7}{'last':>7}   95 % interval of last"]
+    wide = max(len(row.dataset) for row in result.rows) + 2
+    lines = [f"{'dataset':<{wide}}{'method':<18}{'peak':>7}{'last':>7}   95 % interval of last"]
     for row in result.rows:
         scoring = result.scorings[row.dataset]
         peak, last, low, high = (
@@ -222,7 +223,7 @@ def _table(result: Any) -> str:
             for value in (row.peak, row.last, row.ci_low, row.ci_high)
         )
         lines.append(
-            f"{row.dataset:<24}{row.method:<18}{peak:>7}{last:>7}   [{low}, {high}]  "
+            f"{row.dataset:<{wide}}{row.method:<18}{peak:>7}{last:>7}   [{low}, {high}]  "
             f"{row.seeds} seeds × {row.episodes} episodes"
         )
     lines += [

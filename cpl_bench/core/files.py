@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one."""
 
+import errno
 import os
 import re
 import shutil
@@ -40,13 +41,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Find out now whether files can be written in a folder, which is made if need be.
+    """Find out now whether files can be written in a folder, or the folder be made.
 
     Raises:
         OSError: the system's, where they cannot.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".probe.{uuid.uuid4().hex[:8]}"
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    probe = there / f".probe.{uuid.uuid4().hex[:8]}"
     probe.write_bytes(b"")
     probe.unlink()
 

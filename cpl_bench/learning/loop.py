@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cpl_bench.core.progress import progress_bar
 from cpl_bench.learning.graphs import Plain, Replayed
-from cpl_bench.learning.interface import Metrics, Phase, PreferenceBatch
+from cpl_bench.learning.interface import Metrics, OnlinePhase, Phase
 
 
 class Stretch(NamedTuple):
@@ -29,10 +29,10 @@ class Stretch(NamedTuple):
     """Whether the updates can be replayed without Python: they ask it nothing."""
 
 
-def stretch(phase: Phase, draw: Callable[[Tensor], PreferenceBatch]) -> Stretch:
-    """A phase whose batches `draw` gives."""
-    take = lambda step: phase.update(draw(step))  # noqa: E731
-    return Stretch(phase.name, phase.steps, take, phase.recordable)
+def stretch(phase: Phase | OnlinePhase, draw: Callable[[Tensor], Any]) -> Stretch:
+    """A phase whose batches `draw` gives; online ones ask for episodes, and are not recordable."""
+    recordable = isinstance(phase, Phase) and phase.recordable
+    return Stretch(phase.name, phase.steps, lambda step: phase.update(draw(step)), recordable)
 
 
 @dataclass(frozen=True)

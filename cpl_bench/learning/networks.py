@@ -74,8 +74,8 @@ class Policy:
     def clone_phase(self, stage: Stage, segments: Segments) -> Phase:
         """The phase "clone": of single steps if the stage says how many, else of `segments`."""
         single = Transitions(stage.transitions, following=False)
-        adam, shared = self.optimisers["clone"], None
-        if type(self) is Policy:  # somebody's own may clone in another way
+        adam, shared = self.optimisers.get("clone"), None
+        if adam and type(self) is Policy:  # somebody's own may clone in another way
             shared = Shared(Cloned(self), (self.config, stage, adam.config, adam.cosine_steps))
         feed = single if stage.transitions else segments
         return Phase("clone", stage.steps, self.clone, feed, shared)

@@ -200,9 +200,4 @@ def _online(
         draw(phase.feed.offline) if phase.feed.offline else None,
         source.inputs,
     )
-    return Stretch(
-        phase.name,
-        phase.steps,
-        lambda step: phase.update(feed.draw(step)),
-        recordable=False,
-    )
+    return stretch(phase, feed.draw)
