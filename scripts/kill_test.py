@@ -109,11 +109,13 @@ def finished(words: list[str], folder: Path, resume: bool = False) -> float:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but logs, and what may differ: TensorBoard's, which are dated."""
+    """Every file but logs, and what may differ: TensorBoard's, which are dated, and shared starts,
+    which only a run that was never stopped leaves."""
+    left_out = {"tensorboard", ".shared", "log"}
     found = {
         str(path.relative_to(folder)): path
         for path in folder.rglob("*")
-        if path.is_file() and "tensorboard" not in path.parts and path.name != "log"
+        if path.is_file() and not left_out & set(path.relative_to(folder).parts)
     }
     return {name: path.read_bytes() for name, path in found.items()}
 
