@@ -46,6 +46,7 @@ def test_snippets_run_from_the_first_to_the_last(tmp_path: Path) -> None:
         "sft",
         "cloning-entry",
         "cloning-entry-shell",
+        ".shared",
     }
 
 

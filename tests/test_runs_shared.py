@@ -63,6 +63,22 @@ def run(data, pool):
     return made
 
 
+@pytest.fixture(scope="module")
+def sft_alone(data, pool, tmp_path_factory):
+    """Where SFT has been, and has left its cloning; no test may change it."""
+    runs = tmp_path_factory.mktemp("sft")
+    options = TrainOptions((0, 3), evaluate_every=12, episodes=2, runs=runs)
+    config = configured("sft", "laptop", SETTINGS["sft"])
+    train(data, "dots", "sft", config, options, pool, load_task("pointmass"))
+    return runs
+
+
+@pytest.fixture
+def after_sft(sft_alone, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(sft_alone, tmp_path / "runs")
+
+
 @pytest.fixture
 def cloned(monkeypatch):
     """Counts the gradient steps of cloning."""
@@ -130,12 +146,10 @@ def test_methods_that_clone_nothing_leave_nothing(run, tmp_path):
     ],
     ids=repr,
 )
-def test_another_beginning_is_trained_anew(run, cloned, tmp_path, change):
-    run(tmp_path, "sft")
-    cloned.clear()
-    run(tmp_path, "cpl", **change)
+def test_another_beginning_is_trained_anew(run, cloned, after_sft, change):
+    run(after_sft, "cpl", **change)
     assert len(cloned) in (23, 24)
-    assert len(kept(tmp_path)) == 2
+    assert len(kept(after_sft)) == 2
 
 
 def test_other_data_other_code_and_other_versions_begin_anew(
@@ -167,9 +181,8 @@ def test_a_rate_that_falls_over_all_steps_is_shared_among_equals_alone(run, clon
     ["about.json", "state.safetensors", "metrics.csv", "evaluations.csv", "checkpoints/12"],
 )
 @pytest.mark.parametrize("how", ["changed", "gone"])
-def test_what_is_damaged_is_trained_anew_and_mended(run, cloned, tmp_path, name, how):
-    run(tmp_path, "sft")
-    (folder,) = kept(tmp_path)
+def test_what_is_damaged_is_trained_anew_and_mended(run, cloned, after_sft, tmp_path, name, how):
+    (folder,) = kept(after_sft)
     before = contents(folder)
     path = folder / (f"{name}.safetensors" if "/" in name else name)
     if how == "gone":
@@ -178,8 +191,8 @@ def test_what_is_damaged_is_trained_anew_and_mended(run, cloned, tmp_path, name,
         content = bytearray(path.read_bytes())
         content[-2] ^= 1
         path.write_bytes(content)
-    mended = run(tmp_path, "cpl")
-    assert len(cloned) == 48
+    mended = run(after_sft, "cpl")
+    assert len(cloned) == 24
     assert contents(folder) == before
     assert contents(mended) == contents(run(tmp_path / "alone", "cpl"))
 
