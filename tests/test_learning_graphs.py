@@ -14,7 +14,7 @@ from cpl_bench.preferences.arrays import preferences_from_arrays
 from cpl_bench.runs.prepare import prepare
 
 CPU = torch.device("cpu")
-LASTS = 37  # steps of a phase: three as they are, three records of ten, four single ones
+LASTS = 24  # steps of a phase: three as they are, then records of ten and single ones
 POLICY = {"hidden": (8, 8), "standardise": True, "average": 0.9, "dropout": 0.25}
 CLONE = {"policy": POLICY, "clone": {"steps": LASTS}, "segments": 8, "steps": 2 * LASTS}
 REWARD = {"steps": LASTS, "hidden": (8, 8)}
@@ -64,7 +64,7 @@ def learnt(case, updates_of, monkeypatch, pairs="dense", precision="fp32"):
     task = load_task("pointmass")
     trainee = prepare(name, config, data(pairs), (0, 3), CPU, task, object(), "", precision)
     offline = [stretch for stretch in trainee.training if stretch.recordable]
-    pauses = list(fit(offline, [5, 20, 36, 50], CPU))
+    pauses = list(fit(offline, [5, 18, 23, 40], CPU))
     return pauses, trainee.learner.state()
 
 
