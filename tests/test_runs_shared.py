@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 
 import pytest
+from impatient import DyingPool
 
 from cpl_bench.core.cards import load_task
 from cpl_bench.core.files import write_atomically
@@ -30,19 +31,6 @@ SETTINGS = {
     "piql": SMALL | JUDGES | {"steps": 10},
     "percent-bc": {"policy": SMALL["policy"], "steps": 10},
 }
-
-
-class Impatient:
-    """A pool whose user presses Ctrl-C at the n-th request for episodes."""
-
-    def __init__(self, pool, left):
-        self.pool, self.left = pool, left
-
-    def episodes(self, *arguments, **options):
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-        return self.pool.episodes(*arguments, **options)
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +189,7 @@ def test_what_is_damaged_is_trained_anew_and_mended(run, cloned, after_sft, tmp_
 def test_a_run_that_took_over_resumes_to_the_same_bytes(run, pool, tmp_path, asked):
     run(tmp_path, "sft")
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, "ppo", pool=Impatient(pool, asked))
+        run(tmp_path, "ppo", pool=DyingPool(pool, asked))
     shutil.rmtree(tmp_path / "dots" / ".shared")  # what it has is its own
     found = contents(run(tmp_path, "ppo", resume=True))
     assert found == contents(run(tmp_path / "alone", "ppo"))
@@ -210,7 +198,7 @@ def test_a_run_that_took_over_resumes_to_the_same_bytes(run, pool, tmp_path, ask
 def test_a_run_that_was_interrupted_before_leaves_nothing(run, pool, tmp_path, monkeypatch):
     """What it began with may have been of other code: no key of today's fits it."""
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, "sft", pool=Impatient(pool, 1))
+        run(tmp_path, "sft", pool=DyingPool(pool, 1))
     monkeypatch.setattr(shared, "source_hash", lambda: "another")
     run(tmp_path, "sft", resume=True)
     assert kept(tmp_path) == []

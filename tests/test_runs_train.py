@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from impatient import DyingPool
 
 from cpl_bench.core.cards import load_task
 from cpl_bench.core.errors import UserError
@@ -60,19 +61,6 @@ SHORT = {"clone": {"steps": 4}, "steps": 10}
 EVALUATED = [20, 40, 50]
 POINTMASS = load_task("pointmass")
 METRICS_AT = [4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 50]
-
-
-class DyingPool:
-    """A pool whose user loses patience: Ctrl-C at the n-th evaluation."""
-
-    def __init__(self, pool, evaluations):
-        self.pool, self.left = pool, evaluations
-
-    def episodes(self, *arguments, **options):
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-        return self.pool.episodes(*arguments, **options)
 
 
 @pytest.fixture(scope="module")

@@ -55,11 +55,11 @@ class SharedStart:
 
     def __init__(self, phases: Sequence[Phase | OnlinePhase], record: RunRecord, run: RunFolder):
         first = next(phase for phase in phases if phase.steps)
-        self.run = run
-        self.steps, self._shared = first.steps, getattr(first, "shared", None)
+        self.run, self._shared = run, getattr(first, "shared", None)
         task = record.task
         if task is not None and (task.suite not in SUITES or ":" in task.source_id):
             self._shared = None  # the code of somebody's own task may change, and no hash tells
+        self.steps = first.steps if self._shared else 0  # 0: there is no end to wait for
         self._about = _about(first, self._shared, record) if self._shared else {}
         key = hashlib.sha256(_text(self._about).encode()).hexdigest()[:16]
         self.folder = RunFolder(run.path.parent / ".shared" / key)
@@ -73,11 +73,8 @@ class SharedStart:
             return 0
         try:
             step, state = self.folder.read_state()
-        except UserError:
-            return 0
-        try:
             self._copy(self.folder.path, self.run.path)
-        except OSError:  # taken away meanwhile, or no room
+        except (UserError, OSError):  # damaged, taken away meanwhile, or no room
             self.run.drop_after(0)
             return 0
         self._shared.part.load_state(state)
