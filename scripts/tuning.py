@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +202,9 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.run:
         with RolloutPool() as pool:
-            one_by_one(cells(load_experiment(str(PRESETS / name))), arguments.runs / name, pool)
+            todo = cells(load_experiment(str(PRESETS / name)))
+            if stopped := one_by_one(todo, arguments.runs / name, pool):
+                sys.exit(f"{len(stopped)} trials stopped; the same command goes on with them.")
         gather(name, arguments.runs / name)
     write_atomically(PRESETS / "tuning.md", page())
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import re
 from dataclasses import asdict, replace
 
@@ -903,3 +904,24 @@ def test_returns_are_summed_in_double_precision():
 def test_without_rewards_no_episode_is_best():
     with pytest.raises(UserError, match="toy holds no true rewards"):
         best_episodes(make(rewards=False), 10, 250)
+
+
+def test_a_process_reads_a_settled_file_through_once(tmp_path, monkeypatch):
+    path = tmp_path / "file.safetensors"
+    write_preferences(path, make())
+    hashed = []
+    whole = preference_file.preferences_hash
+    monkeypatch.setattr(
+        preference_file, "preferences_hash", lambda each: hashed.append(1) or whole(each)
+    )
+    load_preferences(path), load_preferences(path)
+    assert len(hashed) == 2, "just written, it may be written again at the same time"
+    settled = path.stat().st_mtime_ns - 10**10
+    os.utime(path, ns=(settled, settled))
+    load_preferences(path), load_preferences(path)
+    assert len(hashed) == 3
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="was altered after it was written"):
+        load_preferences(path)

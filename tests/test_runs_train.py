@@ -92,13 +92,6 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def test_a_run_that_diverges_says_so(start, tmp_path):
-    with pytest.raises(
-        UserError, match="dots: seed 0 has diverged, its weights at step 20 are not"
-    ):
-        start(tmp_path, "sft", {"clone": {"optimiser": {"rate": 1e30}}})
-
-
 # --- The folder ---
 
 

@@ -225,6 +225,8 @@ def _table(result: Any) -> str:
         lines.append(
             f"{row.dataset:<{wide}}{row.method:<18}{peak:>7}{last:>7}   [{low}, {high}]  "
             f"{row.seeds} seeds × {row.episodes} episodes"
+            + f", {row.failed} failed"
+            * (row.failed > 0)
         )
     lines += [
         f"{method} took {steps:,} simulator steps a seed to learn; offline methods take none."

@@ -71,6 +71,21 @@ class PolicyWeights:
         if not count or not inputs or wrong:
             raise UserError(f"there are no members, or no finite numbers in {', '.join(wrong)}.")
 
+    def broken(self) -> list[int]:
+        """Positions of the members some of whose numbers are not finite."""
+        whole = [np.isfinite(a).reshape(len(a), -1).all(1) for a in self.arrays.values()]
+        return np.flatnonzero(~np.logical_and.reduce(whole)).tolist()
+
+    def stilled(self) -> PolicyWeights:
+        """The same with 0 for all of a broken member's numbers: it stands still."""
+        broken = self.broken()
+        if not broken:
+            return self
+        arrays = {name: np.array(array) for name, array in self.arrays.items()}
+        for array in arrays.values():
+            array[broken] = 0
+        return replace(self, arrays=arrays)
+
     def members(self) -> list[PolicyWeights]:
         """One policy a member, without the leading axis."""
         count = len(next(iter(self.arrays.values())))

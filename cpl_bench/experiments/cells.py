@@ -11,6 +11,7 @@ from typing import Any
 from cpl_bench.core.dataset_cards import load_dataset_card
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.names import slug
+from cpl_bench.core.progress import say
 from cpl_bench.experiments.card import Experiment, Method
 from cpl_bench.experiments.make import check_card, find_preferences, task_of
 from cpl_bench.learning.methods import EVALUATE_EVERY, configured
@@ -68,8 +69,8 @@ class Cell:
         return shlex.join([*words, *_options(self.method.settings)])
 
 
-Launcher = Callable[[Sequence[Cell], Path, RolloutPool], None]
-"""Runs the cells, each into its folder below the path."""
+Launcher = Callable[[Sequence[Cell], Path, RolloutPool], dict[Path, str]]
+"""Runs the cells, each into its folder below the path; what stopped those that were stopped."""
 
 
 def cells(experiment: Experiment) -> list[Cell]:
@@ -90,10 +91,16 @@ def cells(experiment: Experiment) -> list[Cell]:
     ]
 
 
-def one_by_one(todo: Sequence[Cell], out: Path, pool: RolloutPool) -> None:
-    """The launcher of this machine."""
+def one_by_one(todo: Sequence[Cell], out: Path, pool: RolloutPool) -> dict[Path, str]:
+    """The launcher of this machine: a cell that cannot go on does not stop the others."""
+    problems = {}
     for cell in todo:
-        run_cell(cell, out, pool)
+        try:
+            run_cell(cell, out, pool)
+        except UserError as problem:
+            say(f"{cell.folder} stops, the others go on: {problem}")
+            problems[cell.folder] = str(problem)
+    return problems
 
 
 def run_cell(cell: Cell, out: Path, pool: RolloutPool) -> Path:

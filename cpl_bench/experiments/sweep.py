@@ -10,9 +10,11 @@ from pathlib import Path
 
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import check_writable
+from cpl_bench.core.progress import say
 from cpl_bench.experiments.card import Experiment
 from cpl_bench.experiments.cells import Launcher, cells, check_cells, one_by_one
 from cpl_bench.report.films import film_of
+from cpl_bench.report.markdown import cell
 from cpl_bench.report.read import read_run
 from cpl_bench.report.report import ReportResult, report
 from cpl_bench.runs.film import film
@@ -26,13 +28,21 @@ def run_experiment(
     """Run what is missing of an experiment under `out` and report there.
 
     Raises:
-        UserError: something in it cannot be run; found before anything is collected.
+        UserError: something in it cannot be run, found before anything is collected; or a cell was
+            stopped: the others have been run and reported on.
         OSError: a place where nothing can be written; found then, too.
     """
     check_experiment(experiment, out)
     check_writable(out)
     todo = cells(experiment)
-    launch(todo, out, pool)
+    if problems := launch(todo, out, pool):
+        if any(_has_curve(out / cell.folder) for cell in todo):
+            say(f"What there is: {report_on(experiment, out).page}")
+        listed = "; ".join(f"{folder}: {problem}" for folder, problem in problems.items())
+        raise UserError(
+            f"{len(problems)} of {len(todo)} runs stopped: {listed} The others are finished; the "
+            "same command goes on with what is missing."
+        )
     if experiment.video:
         _film_best([out / cell.folder for cell in todo], out)
     else:
@@ -43,12 +53,29 @@ def run_experiment(
 def report_on(experiment: Experiment, out: Path) -> ReportResult:
     """Report on an experiment's runs that lie under `out`, published ones too.
 
+    A page on which runs are missing says so.
+
     Raises:
-        UserError: one of them is missing or damaged.
+        UserError: there are none, or one is damaged.
     """
-    runs = [out / cell.folder for cell in cells(experiment)]
-    intro = "\n\n".join([experiment.description, _next_steps(experiment)])
-    return report(runs, out, experiment.title or experiment.name, intro)
+    folders = [cell.folder for cell in cells(experiment)]
+    there = [folder for folder in folders if _has_curve(out / folder)]
+    if not there:
+        raise UserError(f"No run of {experiment.name} is in {out}: run `cpl-bench sweep` first.")
+    intro = [experiment.description, _next_steps(experiment)]
+    if missing := [cell(str(folder)) for folder in folders if folder not in there]:
+        intro.insert(
+            0,
+            f"> **Incomplete:** {len(missing)} of {len(folders)} runs are missing: "
+            f"{', '.join(missing)}.",
+        )
+    runs = [out / folder for folder in there]
+    return report(runs, out, experiment.title or experiment.name, "\n\n".join(intro))
+
+
+def _has_curve(run: Path) -> bool:
+    """Whether a run has come to its first evaluation."""
+    return (run / "evaluations.csv").is_file()
 
 
 def _film_best(runs: list[Path], out: Path) -> None:

@@ -34,6 +34,8 @@ class TableRow:
     ci_low: float
     """Lower end of the 95 % interval of `last`, `intervals.mean_intervals`."""
     ci_high: float
+    failed: int
+    """How many of the seeds diverged; they count as 0."""
     data: str
     """The beginning of the hash of the preferences, if it is known: rows compare where it is the
     same."""
@@ -53,6 +55,7 @@ def summarise(run: EvaluatedRun) -> TableRow:
         iqm=stats.iqm(last),
         ci_low=float(low[0]),
         ci_high=float(high[0]),
+        failed=len(run.record.diverged_by(int(run.checkpoints[-1]))),
         data=info.preferences_hash[:SHOWN],
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -21,8 +21,13 @@ def assess(
     episode_seeds: Sequence[Sequence[int]],
     step: int,
     caption: str,
+    diverged: Collection[int] = (),
 ) -> Evaluations:
-    """Run every member for the whole horizon, without noise, on its own list of episode seeds."""
+    """Run every member for the whole horizon, without noise, on its own list of episode seeds.
+
+    Seeds that have `diverged` count as 0 whatever they do: no success, and a normalised return
+    of 0.
+    """
     members = [i for i, own in enumerate(episode_seeds) for _ in own]
     episodes = pool.episodes(
         task,
@@ -33,7 +38,12 @@ def assess(
         caption=caption,
     )
     numbers = [number for own in episode_seeds for number in range(len(own))]
-    return rows_of(episodes, step, [seeds[i] for i in members], numbers)
+    rows = rows_of(episodes, step, [seeds[i] for i in members], numbers)
+    failed = np.isin(rows["seed"], list(diverged))
+    rows["success"][failed], rows["length"][failed] = 0, task.horizon_steps
+    if task.scoring.name == "normalised return":
+        rows["return"][failed] = task.scoring.low
+    return rows
 
 
 def rows_of(

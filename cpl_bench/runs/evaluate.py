@@ -97,7 +97,8 @@ def evaluate(
     rows = _known(path, step, seeds, episodes)
     if rows is None:
         own = [episode_seeds("test", episodes, seed) for seed in seeds]
-        made = assess(pool, task, weights, seeds, own, step, f"evaluating {record.method}")
+        caption, diverged = f"evaluating {record.method}", record.diverged_by(step)
+        made = assess(pool, task, weights, seeds, own, step, caption, diverged)
         with atomic_path(path) as temporary:
             append_evaluations(temporary, made)
         rows = read_evaluations(path)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from cpl_bench.core.errors import UserError
 from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.core.progress import say
 from cpl_bench.core.seeds import episode_seeds
@@ -74,16 +74,11 @@ class Monitor:
         Where evaluations overlap with training, they are written by the next call of this or of
         `finish`.
 
-        Raises:
-            UserError: a member's weights are not numbers any more.
+        A member whose weights are no longer finite stands still from here on, and counts as 0.
         """
-        for place, seed in enumerate(self.record.seeds):
-            if not all(np.isfinite(value[place]).all() for value in weights.arrays.values()):
-                raise UserError(
-                    f"{self.name}: seed {seed} has diverged, its weights at step {step} are not "
-                    "finite. Lower the learning rate, or look at metrics.csv for what grew."
-                )
         self.finish()
+        self._note_diverged(step, weights)
+        weights = weights.stilled()
         if self._thread is None:
             made = Checkpoint(step, weights, state, lambda: self._rows(step, weights))
             self._write(made, made.rows())
@@ -91,6 +86,22 @@ class Monitor:
         kept = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
         rows = self._thread.submit(self._rows, step, weights).result
         self._open = Checkpoint(step, weights, kept, rows)
+
+    def _note_diverged(self, step: int, weights: PolicyWeights) -> None:
+        """Write down who has diverged since the last checkpoint."""
+        known = {seed for seed, _ in self.record.diverged}
+        seeds = [self.record.seeds[place] for place in weights.broken()]
+        if not (new := [seed for seed in seeds if seed not in known]):
+            return
+        found = (*self.record.diverged, *((seed, step) for seed in new))
+        self.record = replace(self.record, diverged=found)
+        self.folder.write(self.record)
+        for seed in new:
+            say(
+                f"{self.name}: seed {seed} has diverged, its weights at step {step} are not "
+                "finite. It counts as 0 from here on. Lower the learning rate, or look at "
+                "metrics.csv for what grew."
+            )
 
     def finish(self) -> None:
         """Wait for the evaluation under way, if there is one, and write what it is of."""
@@ -113,7 +124,8 @@ class Monitor:
         if task is None or self.pool is None or not count:
             return None
         episodes = [episode_seeds("monitoring", count, step, seed) for seed in seeds]
-        return assess(self.pool, task, weights, seeds, episodes, step, f"evaluating step {step}")
+        caption, diverged = f"evaluating step {step}", self.record.diverged_by(step)
+        return assess(self.pool, task, weights, seeds, episodes, step, caption, diverged)
 
     def _show(self, step: int, rows: Evaluations) -> None:
         scoring = self.record.scoring

@@ -58,6 +58,8 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
     machine: dict[str, Any] = field(default_factory=dict)
+    diverged: tuple[tuple[int, int], ...] = ()
+    """(seed, the checkpoint's step) of members whose weights were no longer finite there."""
     resumed: tuple[dict[str, Any], ...] = ()
     """Where it went on under other versions, code or on another machine: what was other, since
     which step."""
@@ -79,6 +81,9 @@ class RunRecord:
                 and self.scoring.is_success
                 and not 0 <= self.behaviour_score <= 1
             ),
+            f"diverged must name seeds of the run, each once; got {self.diverged}": (
+                len({seed for seed, _ in self.diverged} & {*self.seeds}) < len(self.diverged)
+            ),
             f"no number of steps may be negative; got {self.phases}, {self.online_transitions}": (
                 min(self.steps, self.online_transitions, *(n for _, n in self.phases)) < 0
             ),
@@ -91,6 +96,10 @@ class RunRecord:
     def scoring(self) -> Score:
         """How the run's episodes are scored."""
         return self.task.scoring if self.task else Score()
+
+    def diverged_by(self, step: int) -> list[int]:
+        """Seeds whose weights at a checkpoint are no numbers any more: they stand still."""
+        return [seed for seed, since in self.diverged if since <= step]
 
     def rolled_out(self, named: TaskCard | None) -> tuple[TaskCard, str]:
         """Where: the run's own task or the one `named`; and what files about another are called by.
@@ -124,9 +133,12 @@ DECISIVE = (
 def gone_on(before: RunRecord, now: RunRecord, step: int) -> RunRecord:
     """The record of a run that goes on at a step: it names what is other than before, if anything.
 
+    What was found beyond the step is forgotten, as the files beyond it are.
+
     None of it makes another run, but the bytes of an uninterrupted one are no longer to be
     expected.
     """
+    before = replace(before, diverged=tuple(each for each in before.diverged if each[1] <= step))
     last: dict[str, Any] = {"versions": before.versions, "commit": before.commit}
     last |= {"machine": before.machine}
     for earlier in before.resumed:

@@ -74,7 +74,7 @@ class RolloutFeed:
 
     def _collect(self, collection: int) -> Episodes:
         """Whole episodes, as many of each member, until each has the transitions it needs."""
-        policies = folded(self.learner.behaviour(), self.inputs).members()
+        policies = folded(self.learner.behaviour(), self.inputs).stilled().members()
         own: list[list[Trajectory]] = [[] for _ in self.members]
         count = whole_episodes(self.feed, self.task.horizon_steps)
         while count:

@@ -126,10 +126,12 @@ def _trained(
             raise UserError(f"{folder.state} is not of this method ({problem}). {AGAIN}") from None
         say(f"Resuming {folder.path} at step {start_step}.")
         before = folder.read()
-        if (after := gone_on(before, record, start_step)) != before:
+        if (after := gone_on(before, record, start_step)).resumed != before.resumed:
             other = ", ".join(name for name in after.resumed[-1] if name != "step")
             say(f"It goes on with other {other} than it began with: run.json says which.")
+        if after != before:
             folder.write(after)
+        record = after
     drop_temporaries(folder.path)
     drop_temporaries(folder.path / "checkpoints")
     folder.drop_after(start_step)
@@ -162,7 +164,12 @@ def _trained(
                 monitor.checkpoint(pause.step, trainee.weights(), learner.state())
             if begin == "start" and pause.step == common.steps:  # what was resumed may be mixed
                 monitor.finish()
-                common.leave()
+                if not monitor.record.diverged:
+                    common.leave()
+            if len(monitor.record.diverged) == len(record.seeds) and pause.step < steps:
+                say(f"No seed of {record.method} is left to train; the run ends here.")
+                monitor.checkpoint(steps, trainee.weights(), learner.state())
+                break
 
 
 def folder_name(algorithm: str, note: str = "") -> str:
