@@ -130,7 +130,7 @@ def test_from_card_to_report(workshop: Path) -> None:
     reported = run(workshop, "report", "runs/tiny/cpl")
     assert reported.returncode == 0, reported.stderr
     header = (workshop / "runs/tiny/report/table.csv").read_text().splitlines()[0]
-    assert header == "dataset,method,seeds,episodes,peak,last,iqm,ci_low,ci_high,data"
+    assert header == "dataset,method,seeds,episodes,peak,last,iqm,ci_low,ci_high,failed,data"
     listed = run(workshop, "list", "runs")
     assert "step 200 of 200" in listed.stdout
 
