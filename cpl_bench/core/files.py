@@ -52,7 +52,7 @@ def append(path: Path, text: str, sync: bool = False) -> None:
         OSError: the system's; also where a link lies in the file's place.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | NOFOLLOW | os.O_CLOEXEC)
-    with open(descriptor, "ab", buffering=0) as file:
+    with os.fdopen(descriptor, "ab", buffering=0) as file:
         file.write(text.encode())
         if sync:
             os.fsync(file.fileno())

@@ -55,7 +55,8 @@ def _taken(place: Path, path: Path) -> int:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
             os.close(descriptor)
             raise UserError(
-                f"{path} is being written by {shortened(holder)}. Wait until it is done, or end it first."
+                f"{path} is being written by {shortened(holder)}. Wait until it is done, or end "
+                "it first."
             ) from None
         except FileNotFoundError:  # released between two looks
             pass
