@@ -1,4 +1,4 @@
-"""Damage real files of every kind, read them, and call every verb with odd words: no traceback may come.
+"""Damage files of every kind and read them, call verbs with odd words: no traceback may come.
 
     python scripts/fuzz.py                        # ten minutes
     python scripts/fuzz.py --minutes 1 --only run.json
@@ -193,7 +193,15 @@ def flipped(content: bytes, rng: random.Random) -> bytes:
         elif how == 4:
             data[here:there] = rng.randbytes(there - here)
         else:
-            odd = (b"\xff\xfe", b"\0", b"\x1b[2J", b"\r\n", b"\xef\xbb\xbf", b"9" * 5000, b"[" * DEEP)
+            odd = (
+                b"\xff\xfe",
+                b"\0",
+                b"\x1b[2J",
+                b"\r\n",
+                b"\xef\xbb\xbf",
+                b"9" * 5000,
+                b"[" * DEEP,
+            )
             data[here:here] = rng.choice(odd)
     return bytes(data)
 
@@ -211,7 +219,19 @@ def lines(content: bytes, rng: random.Random) -> bytes:
         elif how == 2 and len(rows) > 1:
             del rows[here]
         else:
-            written = ("9" * 5000, "1e999", "-1", "nan", "1_0", "１", "²", "0x1", "9" * 19, "1.5", "")
+            written = (
+                "9" * 5000,
+                "1e999",
+                "-1",
+                "nan",
+                "1_0",
+                "１",
+                "²",
+                "0x1",
+                "9" * 19,
+                "1.5",
+                "",
+            )
             text = rng.choice((*written, str(rng.choice(ODD))))
             cells_[rng.randrange(len(cells_))] = text
             rows[here] = ",".join(cells_)
@@ -251,7 +271,15 @@ def json_text(content: bytes, rng: random.Random) -> bytes:
 def toml_text(content: bytes, rng: random.Random) -> bytes:
     """TOML with keys and values that are odd."""
     rows = content.decode().split("\n")
-    raw = ("[" * DEEP + "]" * DEEP, "9" * 5000, "0x" + "f" * 5000, "nan", "-inf", "1979-05-27", "{}")
+    raw = (
+        "[" * DEEP + "]" * DEEP,
+        "9" * 5000,
+        "0x" + "f" * 5000,
+        "nan",
+        "-inf",
+        "1979-05-27",
+        "{}",
+    )
     for _ in range(rng.choice((1, 1, 2, 4))):
         here = rng.randrange(len(rows))
         key, equals, value = rows[here].partition("=")
@@ -284,7 +312,7 @@ def _toml(value: Any) -> str:
 
 
 def odd_arrays(arrays: dict[str, np.ndarray], rng: random.Random) -> dict[str, np.ndarray]:
-    """Named arrays of which one is lost, renamed, misshapen, of another type or holds odd numbers."""
+    """Named arrays of which one is lost, renamed, misshapen, of another type or odd."""
     result, how = dict(arrays), rng.randrange(9)
     if not result:
         return result
@@ -309,7 +337,10 @@ def odd_arrays(arrays: dict[str, np.ndarray], rng: random.Random) -> dict[str, n
     elif array.size and array.dtype != bool:
         values = (np.nan, np.inf, -np.inf, 1e30) if array.dtype.kind == "f" else (-1, 10**6, 255)
         value = rng.choice(values)
-        if array.dtype.kind == "f" or np.iinfo(array.dtype).min <= value <= np.iinfo(array.dtype).max:
+        if (
+            array.dtype.kind == "f"
+            or np.iinfo(array.dtype).min <= value <= np.iinfo(array.dtype).max
+        ):
             array.flat[rng.randrange(array.size)] = value
     return {**result, name: array}
 
@@ -368,7 +399,9 @@ def episodes(content: bytes, rng: random.Random) -> bytes:
     return file.getvalue()
 
 
-def mixed(*ways: Callable[[bytes, random.Random], bytes]) -> Callable[[bytes, random.Random], bytes]:
+def mixed(
+    *ways: Callable[[bytes, random.Random], bytes],
+) -> Callable[[bytes, random.Random], bytes]:
     """One of several ways, bytes that are flipped among them."""
     return lambda content, rng: rng.choice((flipped, *ways, *ways))(content, rng)
 
@@ -409,8 +442,8 @@ def read_preferences(path: Path, workshop: Path) -> None:
     config, device = configured("cpl", "laptop", SMALL["sft"]), _device()
     for stretch in prepare("cpl", config, preferences, [0], device, None, None).training:
         stretch.take(_zero())
-    train(preferences, preferences.info.card or "x", "cpl", config,
-          TrainOptions((0,), "cpu", overwrite=True, runs=workshop / "made"), None, None)  # fmt: skip
+    options = TrainOptions((0,), "cpu", overwrite=True, runs=workshop / "made")
+    train(preferences, preferences.info.card or "x", "cpl", config, options, None, None)
 
 
 def read_record_of(path: Path, workshop: Path) -> None:
@@ -418,7 +451,8 @@ def read_record_of(path: Path, workshop: Path) -> None:
     record = folder.read()
     record.rolled_out(None)
     Run(path.parent).table()
-    Run(path.parent).policy()(np.zeros((1, 4), np.float32))
+    _, weights, _ = RunFolder(path.parent).acting(None)
+    Run(path.parent).policy()(np.zeros((1, weights.sizes[0]), np.float32))
     list(verify(path.parent))
     with open(os.devnull, "w") as out, contextlib.redirect_stdout(out):  # noqa: PTH123
         assert main(["list", "runs"]) in (0, 2)
@@ -446,7 +480,9 @@ def read_notes(path: Path, workshop: Path) -> None:
 
 
 def read_checkpoint(path: Path, _: Path) -> None:
-    Run(path.parent.parent).policy(1, int(path.stem))(np.zeros((3, 4), np.float32))
+    run, step = Run(path.parent.parent), int(path.stem)
+    _, weights, _ = RunFolder(run.path).acting(step)
+    run.policy(1, step)(np.zeros((3, weights.sizes[0]), np.float32))
     list(verify(path))
 
 
@@ -470,7 +506,9 @@ def read_state(path: Path, workshop: Path) -> None:
 def read_clone(path: Path, _: Path) -> None:
     found = _read_clone(path, 2)
     if found is not None:
-        assert [policy.sizes for policy in found.policies] and sum(found.steps) + sum(found.score) >= 0
+        assert [policy.sizes for policy in found.policies] and sum(found.steps) + sum(
+            found.score
+        ) >= 0
     list(verify(path))
 
 
@@ -506,9 +544,37 @@ def _pool() -> RolloutPool:
 
 # --- The command line ---
 
-WORDS = [*("0", "1", "2", "-1", "3.5", "9" * 22, "9" * 5000, "nan", "", "x", "..", "/nowhere", "\x1b[31m")]
+WORDS = [
+    *(
+        "0",
+        "1",
+        "2",
+        "-1",
+        "3.5",
+        "9" * 22,
+        "9" * 5000,
+        "nan",
+        "",
+        "x",
+        "..",
+        "/nowhere",
+        "\x1b[31m",
+    )
+]
 WORDS += ["x" * 400, "λ", "a\nb", "\ud800", "--", "-h", "--help", "../../escaped", "x.toml", "a:b"]
-WORDS += ["None", "True", "--seeds", "--steps", "--out", "tiny.toml", "{}", "[", "1e999", "-0", "two"]
+WORDS += [
+    "None",
+    "True",
+    "--seeds",
+    "--steps",
+    "--out",
+    "tiny.toml",
+    "{}",
+    "[",
+    "1e999",
+    "-0",
+    "two",
+]
 LINES = [
     "list all", "list runs", "list tasks", "collect tiny.toml --workers 1", "verify tiny two data",
     "label tiny.toml --scorer partial_return --segments 12 --segment-length 6 --workers 1",
@@ -641,7 +707,9 @@ def one_round(
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if name == COMMAND_LINE:
-            (data,) = sorted((workshop / "data" / "preferences" / "tiny").glob("*noisy*seed0.s*"))[:1]
+            (data,) = sorted((workshop / "data" / "preferences" / "tiny").glob("*noisy*seed0.s*"))[
+                :1
+            ]
             words = command(rng, data)
             kept.write_text(json.dumps(words))
             problem = tried(lambda words=words: call(words))
@@ -670,7 +738,10 @@ def limit_memory() -> None:
 
 def in_a_child(name: str, workshop: Path, seed: str, seconds: float, found: Path) -> dict[str, Any]:
     """A round in a process of its own: {tried, refused…}; a crash and a hang are findings, too."""
-    kept, report_ = found / f"{re.sub('[^a-z]', '-', name)}-{seed.replace('/', '-')}", found / "said"
+    kept, report_ = (
+        found / f"{re.sub('[^a-z]', '-', name)}-{seed.replace('/', '-')}",
+        found / "said",
+    )
     report_.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
@@ -678,8 +749,9 @@ def in_a_child(name: str, workshop: Path, seed: str, seconds: float, found: Path
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         limit_memory()
         count, kinds, said = 0, set(), []
-        for each in one_round(name, workshop, random.Random(seed), seconds, kept):
-            count += 1
+        for count, each in enumerate(
+            one_round(name, workshop, random.Random(seed), seconds, kept), start=1
+        ):
             if each is not None and each.kind not in kinds:
                 kinds.add(each.kind)
                 own = kept.with_name(f"{kept.name}-{count}")

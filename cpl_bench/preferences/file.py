@@ -1,7 +1,7 @@
 """Preference files: read, vouched for and mapped into memory; written whole or not at all."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +96,10 @@ def _parse_info(metadata: dict[str, str], path: Path) -> PreferenceInfo:
             f"{path}: expected format version {FORMAT_VERSION}, got {shown(version)}. Make it "
             f"again with `{command}`, or read it with the cpl_bench that wrote it."
         )
+    missing = [entry.name for entry in fields(PreferenceInfo) if entry.name not in table]
     try:
+        if missing:
+            raise UserError(f"{path}: its header lacks {', '.join(missing)}.")
         return build(PreferenceInfo, table, f"{path}: its header")
     except UserError as problem:
         raise UserError(f"{problem} Make it again with `cpl-bench label`.") from None

@@ -43,7 +43,7 @@ class TrainOptions:
     """Delete a run of the same name first."""
 
     def __post_init__(self) -> None:
-        check_count("How many seeds there are", len(self.seeds), 1, MEMBERS)
+        check_count("The number of seeds", len(self.seeds), 1, MEMBERS)
         for seed in self.seeds:
             check_count("A seed", seed, 0, SEED)
         if len(set(self.seeds)) < len(self.seeds):

@@ -61,8 +61,8 @@ def train(
     """
     check_folder("A dataset's name", dataset)
     check_folder("A run's name", folder_name(algorithm, options.note))
-    check_evaluations(config, options.evaluate_every)
     entry = find_method(algorithm)
+    check_evaluations(config, options.evaluate_every)
     title = options.method or entry.title(config)
     device = choose_device(options.device)
     if device.type == "cuda":
