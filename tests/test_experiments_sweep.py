@@ -200,9 +200,9 @@ def test_nothing_is_made_for_an_experiment_that_cannot_be_run(
     [
         ({"datasets": ()}, "at least a dataset and a method"),
         ({"methods": ()}, "at least a dataset and a method"),
-        ({"seeds": 0}, "seeds and episodes must be at least 1"),
-        ({"episodes": 0}, "seeds and episodes must be at least 1"),
-        ({"final_episodes": -1}, "final_episodes, first_seed and evaluate_every must be at"),
+        ({"seeds": 0}, "seeds must be a whole number from 1 to 1,000"),
+        ({"episodes": 0}, "episodes must be a whole number from 1 to"),
+        ({"final_episodes": -1}, "final_episodes must be a whole number from 0"),
         ({"datasets": ("drawer-opn",)}, "Did you mean 'drawer-open'"),
         ({"datasets": (DOTS, DOTS)}, "would share the folder dots/sft-sft"),
         (

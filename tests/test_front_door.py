@@ -81,9 +81,9 @@ def test_nothing_leaves_the_folder_of_runs(mine, tmp_path):
     for names in ({"note": "/../../x"}, {"note": "../x"}):
         with pytest.raises(UserError, match="part of a folder's"):
             cpl_bench.train(mine, "cpl", settings=SMALL, runs=tmp_path / "runs", **names)
-    escaping = replace(mine, info=replace(mine.info, card=str(tmp_path / "x")))
-    with pytest.raises(UserError, match="part of a folder's"):
-        cpl_bench.train(escaping, "cpl", settings=SMALL, runs=tmp_path / "runs")
+    for name in (str(tmp_path / "x"), "..", ".shared", "a\\b", "a\nb", "x" * 300):
+        with pytest.raises(UserError, match="part of a folder's"):
+            replace(mine.info, card=name)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -167,7 +167,7 @@ def test_what_is_no_policy_is_told_so(policy, task, message):
         ({"settings": {"steps": 1000}}, "leave none to the phase 'contrast'"),
         ({"preset": "huge"}, "No preset is called 'huge'"),
         ({"task": "nowhere"}, "No task is called 'nowhere'"),
-        ({"seeds": ()}, "Seeds must be"),
+        ({"seeds": ()}, "The number of seeds must be a whole number from 1 to 1,000"),
         ({"seeds": "4"}, "seeds is how many"),
         ({"seeds": [0.5]}, "seeds is how many"),
         ({"resume": True, "overwrite": True}, "choose one"),

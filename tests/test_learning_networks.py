@@ -230,7 +230,9 @@ def test_a_count_is_a_whole_number_from_one(count):
     class Config:
         steps = count
 
-    with pytest.raises(UserError, match="steps must be a whole number from 1, not "):
+    with pytest.raises(
+        UserError, match="steps must be a whole number from 1 to 1,000,000,000, not "
+    ):
         refuse(Config(), {"steps": COUNT})
 
 
@@ -244,9 +246,12 @@ def test_a_count_is_a_whole_number_from_one(count):
         (lambda: PolicyConfig(dropout=float("inf")), r"dropout must be in \[0, 0\.998\]"),
         (
             lambda: PolicyConfig(hidden=("a",)),
-            r"hidden must be positive whole widths, not \('a',\)",
+            r"hidden must be at most 100 whole widths from 1 to 8,192, not \('a',\)",
         ),
-        (lambda: PolicyConfig(hidden=(8, 0)), "hidden must be positive whole widths"),
+        (
+            lambda: PolicyConfig(hidden=(8, 0)),
+            "hidden must be at most 100 whole widths from 1 to 8,192",
+        ),
         (lambda: Optimiser(rate=0), "rate must be positive, not 0"),
         (lambda: Optimiser(rate=-1e-3), "rate must be positive"),
         (lambda: Optimiser(rate=float("inf")), "rate must be positive"),

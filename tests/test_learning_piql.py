@@ -231,10 +231,10 @@ def test_with_the_true_reward_it_solves_the_point_mass(dots, pool):
         ({"gamma": 1.0}, "gamma must be in"),
         ({"polyak": 0.0}, "polyak must be in"),
         ({"value_scale": 0.0}, "value_scale must be positive"),
-        ({"transitions": -1}, "transitions must be 0 or at least 2, not -1"),
-        ({"transitions": 1}, "transitions must be 0 or at least 2, not 1"),
+        ({"transitions": -1}, "transitions must be 0 or at least 2, and at most 1,000,000, not -1"),
+        ({"transitions": 1}, "transitions must be 0 or at least 2, and at most 1,000,000, not 1"),
         ({"reward": {"imitation": -1.0}}, r"reward\.imitation must be at least 0"),
-        ({"value": {"hidden": [0]}}, r"value\.hidden must be positive whole widths"),
+        ({"value": {"hidden": [0]}}, r"value\.hidden must be at most 100 whole widths"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, said):

@@ -291,13 +291,13 @@ def test_a_batch_in_which_nothing_counts_teaches_nothing(loss):
 @pytest.mark.parametrize(
     ("setting", "value", "said"),
     [
-        ("ensemble", 0, "ensemble must be a whole number from 1, not 0"),
+        ("ensemble", 0, "ensemble must be a whole number from 1 to 1,000, not 0"),
         ("pessimism", 1.0, "and 0 with a single network"),
         ("pessimism", -1.0, "pessimism must be at least 0"),
         ("imitation", -1.0, "imitation must be at least 0"),
         ("steps", -1, "steps must be a whole number from 1"),
         ("steps", 0, "steps must be a whole number from 1"),
-        ("hidden", (8, -8), "hidden must be positive whole widths"),
+        ("hidden", (8, -8), "hidden must be at most 100 whole widths"),
         ("source", "secret", "source must be learned or true, not 'secret'"),
         ("loss", "hinge", "loss must be pairs or ranking, not 'hinge'"),
     ],

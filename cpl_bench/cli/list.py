@@ -70,8 +70,7 @@ def runs() -> Iterator[str]:
         except UserError as problem:
             yield str(problem)
             continue
-        steps = [int(each.stem) for each in path.parent.glob("checkpoints/[0-9]*.safetensors")]
-        reached = max(steps, default=0)
+        reached = max(RunFolder(path.parent).checkpoint_steps(), default=0)
         yield f"{path.parent!s:<47}{record.method:<16}step {reached} of {record.steps}"
 
 

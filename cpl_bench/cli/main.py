@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from cpl_bench.core.errors import UserError, unknown_name
+from cpl_bench.core.errors import UserError, unknown_name, visible
 
 INTRODUCTION = """\
 The benchmark for learning robot policies from preferences, offline.
@@ -53,6 +53,7 @@ ADVICE = {
     errno.EEXIST: "A file lies where a folder should be: move it away, or choose another place.",
     errno.EISDIR: "A folder lies where a file should be: move it away, or choose another place.",
     errno.ENAMETOOLONG: "Choose shorter names.",
+    errno.ELOOP: "A link lies where a file is written, and is not followed: move it away.",
 }
 SPINS = "20000"
 """How often torch's threads look for work before they sleep. GNU's OpenMP has them look fifteen
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             call(words[0], words[1:])
             sys.stdout.flush()
     except UserError as mistake:
-        print(f"cpl-bench: {mistake}", file=sys.stderr)
+        print(f"cpl-bench: {visible(str(mistake))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as problem:
-        print(f"cpl-bench: {said_of(problem)}", file=sys.stderr)
+        print(f"cpl-bench: {visible(said_of(problem))}", file=sys.stderr)
         return 2
     return 0
 

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from cpl_bench.core.counts import MEMBERS, SEED, check_count
 from cpl_bench.core.errors import UserError
+from cpl_bench.core.progress import say
 
 if TYPE_CHECKING:
     from cpl_bench.learning.config import MethodConfig
@@ -100,8 +102,8 @@ def _run(
 ) -> None:
     from cpl_bench.experiments.library import train as fit
 
-    if shared.seeds < 1:
-        raise UserError(f"--seeds must be at least 1, not {shared.seeds}.")
+    check_count("--seeds", shared.seeds, 1, MEMBERS)
+    check_count("--first-seed", shared.first_seed, 0, SEED - MEMBERS)
     kept = ("data", "preset", "seeds", "first_seed")
     options = {key: getattr(shared, key) for key in vars(shared) if key not in kept}
     run = fit(
@@ -113,7 +115,7 @@ def _run(
         command=shlex.join(["cpl-bench", "train", *words]),
         **options,
     )
-    print(f"Trained: {run.path}\nNext: cpl-bench evaluate {run.path} --episodes 100")
+    say(f"Trained: {run.path}\nNext: cpl-bench evaluate {run.path} --episodes 100")
 
 
 def _method_place(words: Sequence[str]) -> int | None:

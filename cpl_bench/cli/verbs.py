@@ -12,6 +12,7 @@ import tyro
 
 from cpl_bench.cli.inspect import inspect
 from cpl_bench.cli.verify import reproduce, verify
+from cpl_bench.core.progress import say
 
 Name = Annotated[str, tyro.conf.Positional]
 ListKind = Literal["all", "tasks", "datasets", "algos", "scorers", "annotators", "runs"]
@@ -53,7 +54,7 @@ def quickstart(out: Path = Path("runs/quickstart"), workers: int = 0) -> None:
 
     with RolloutPool(workers or None) as pool:
         result = run_experiment(load_experiment("quickstart"), out, pool)
-    print(f"\n{_table(result)}\n\nLook at {result.page} and {result.figure}.")
+    say(f"\n{_table(result)}\n\nLook at {result.page} and {result.figure}.")
 
 
 def list_(what: Annotated[ListKind, tyro.conf.Positional] = "all") -> None:
@@ -66,7 +67,7 @@ def list_(what: Annotated[ListKind, tyro.conf.Positional] = "all") -> None:
 
     for kind, lines in KINDS.items():
         if what in ("all", kind):
-            print(f"{kind}:", *lines(), sep="\n  ")
+            say("\n  ".join([f"{kind}:", *lines()]))
 
 
 def collect(dataset: Name, /, sample: bool = False, workers: int = 0) -> None:
@@ -81,14 +82,14 @@ def collect(dataset: Name, /, sample: bool = False, workers: int = 0) -> None:
     from cpl_bench.experiments.library import collect as make
 
     if not sample:
-        print(f"Trajectories: {make(dataset, workers=workers)}")
+        say(f"Trajectories: {make(dataset, workers=workers)}")
         return
     from cpl_bench.core.dataset_cards import load_dataset_card
     from cpl_bench.experiments.sample import check_sample
     from cpl_bench.tasks.pool import RolloutPool
 
     with RolloutPool(workers or None) as pool:
-        print(f"sample         {check_sample(load_dataset_card(dataset), pool)}")
+        say(f"sample         {check_sample(load_dataset_card(dataset), pool)}")
 
 
 def label(
@@ -132,7 +133,7 @@ def label(
         ranked_size=ranked_size,
         workers=workers,
     )
-    print(f"Preferences: {path}")
+    say(f"Preferences: {path}")
 
 
 def evaluate(
@@ -179,7 +180,7 @@ def report(
     from cpl_bench.experiments.library import report as compare
 
     result = compare([run for run in runs if run.name != "report"], out, title)
-    print(f"{_table(result)}\n\n→ {result.page}, {result.figure}, {result.table}")
+    say(f"{_table(result)}\n\n→ {result.page}, {result.figure}, {result.table}")
 
 
 def sweep(experiment: Name, /, report_only: bool = False, workers: int = 0) -> None:
@@ -200,14 +201,14 @@ def sweep(experiment: Name, /, report_only: bool = False, workers: int = 0) -> N
     if report_only:
         if folder is None:
             raise UserError(f"There is no checkout of results/{loaded.name} here to report on.")
-        print(f"{_table(report_on(loaded, folder))}\n\n→ {folder}")
+        say(f"{_table(report_on(loaded, folder))}\n\n→ {folder}")
         return
     out = Path("runs") / loaded.name
     with RolloutPool(workers or None) as pool:
         result = run_experiment(loaded, out, pool)
-    print(f"\n{_table(result)}\n")
+    say(f"\n{_table(result)}\n")
     if folder is None:
-        print(f"Not published: no checkout of results/{loaded.name} here. Everything is in {out}.")
+        say(f"Not published: no checkout of results/{loaded.name} here. Everything is in {out}.")
     else:
         publish(loaded, out, folder)
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import tyro
 
+from cpl_bench.core.progress import say
+
 
 def verify(paths: Annotated[list[Path], tyro.conf.Positional]) -> None:
     """Check runs, datasets, preference files and published results, down to their sources.
@@ -24,7 +26,7 @@ def verify(paths: Annotated[list[Path], tyro.conf.Positional]) -> None:
     damaged, count = 0, 0
     for path in paths:
         for finding in check(path):
-            print(finding, flush=True)
+            say(str(finding))
             damaged, count = damaged + (finding.verdict == "damaged"), count + 1
     if damaged:
         raise UserError(f"{damaged} of {count} are damaged.")
@@ -54,7 +56,7 @@ def reproduce(
     with RolloutPool(workers or None) as pool:
         again, compared = make_again(run, pool, out, data)
     for each in compared:
-        print(f"{each.name:<24}{each.about}")
-    print(f"\n{run} was made again in {again}.")
+        say(f"{each.name:<24}{each.about}")
+    say(f"\n{run} was made again in {again}.")
     if not all(each.same for each in compared):
         raise SystemExit(1)

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cpl_bench.core.counts import HORIZON, check_count
 from cpl_bench.core.errors import UserError, unknown_name
 from cpl_bench.core.folders import card_folder
+from cpl_bench.core.names import NAME, check_line, check_name
 from cpl_bench.core.score import Score
-from cpl_bench.core.toml import build, read_toml
+from cpl_bench.core.tables import read_toml
+from cpl_bench.core.toml import build
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,10 @@ class TaskCard:
     """Returns and success rates for orientation: random_return, expert_return, paper_*."""
 
     def __post_init__(self) -> None:
-        if self.horizon_steps < 1:
-            raise UserError(f"horizon_steps must be at least 1, not {self.horizon_steps}.")
+        check_name("a card's name", self.name)
+        for key in ("suite", "source_id", "description", "camera"):
+            check_line(key, getattr(self, key))
+        check_count("horizon_steps", self.horizon_steps, 1, HORIZON)
         ends = self._ends
         if len(ends) == 1 or (len(ends) == 2 and not ends[0] < ends[1]):
             raise UserError(
@@ -94,8 +99,10 @@ def load_task(name: str) -> TaskCard:
             raise UserError(f"{path}: there is no such task card.")
         return build(TaskCard, named_table(path.stem, path), path)
     path = card_folder("envs") / f"{name}.toml"
-    if path.is_file() and "members" not in (table := named_table(name, path)):
-        return build(TaskCard, table, path)
+    if NAME.fullmatch(name) and path.is_file():
+        table = named_table(name, path)
+        if "members" not in table:
+            return build(TaskCard, table, path)
     cards = task_cards()
     if name not in cards:
         raise unknown_name("task", name, cards, "A task is a card in envs/, or the path of one.")
@@ -107,10 +114,20 @@ def task_cards() -> dict[str, TaskCard]:
     cards: dict[str, TaskCard] = {}
     for path in sorted(card_folder("envs").glob("*.toml")):
         table = named_table(path.stem, path)
-        for member in table.pop("members", [path.stem]):
-            own = {**table, "name": member, "source_id": table["source_id"].format(name=member)}
+        for member in _members(table, path):
+            own = {key: value for key, value in table.items() if key != "members"}
+            if "members" in table and isinstance(own.get("source_id"), str):
+                own |= {"name": member, "source_id": own["source_id"].replace("{name}", member)}
             cards[member] = build(TaskCard, own, path)
     return dict(sorted(cards.items()))
+
+
+def _members(table: dict[str, Any], path: Path) -> list[str]:
+    """The tasks of a family, or the one that a card is about."""
+    members = table.get("members", [path.stem])
+    if not isinstance(members, list) or not all(isinstance(each, str) for each in members):
+        raise UserError(f"{path}: 'members' must be a list of names.")
+    return members
 
 
 def named_table(name: str, path: Path) -> dict[str, Any]:

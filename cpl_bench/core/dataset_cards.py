@@ -8,9 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from cpl_bench.core.cards import load_task, named_table
+from cpl_bench.core.counts import (
+    COMPARISONS,
+    EPISODES,
+    HORIZON,
+    LEVELS,
+    SEED,
+    SEGMENTS,
+    STEPS,
+    check_count,
+)
 from cpl_bench.core.errors import UserError, unknown_name
 from cpl_bench.core.folders import card_folder
-from cpl_bench.core.names import NAME
+from cpl_bench.core.names import NAME, check_line, check_name
 from cpl_bench.core.pairs import Pairs
 from cpl_bench.core.published import Published, short
 from cpl_bench.core.toml import build
@@ -58,6 +68,11 @@ class Segments:
                 f"ranked_size must lie between 2 and the number of segments, {self.count}, for "
                 f"ranked pairs; got {self.ranked_size}"
             )
+        if self.pairs == "ranked" and self.count * (self.ranked_size - 1) > 2 * COMPARISONS:
+            return (
+                f"ranked_size, {self.ranked_size}, would list more than {COMPARISONS:,} pairs of "
+                f"{self.count} segments"
+            )
         if self.pairs != "ranked" and self.ranked_size != 0:
             return f"ranked_size is for ranked pairs only, not for {self.pairs} ones"
         return ""
@@ -75,6 +90,13 @@ class Labelling:
     """Numbers that the annotator asks for, such as `error_rate` for noisy."""
     cap_steps: int = 200
     """The expert's steps to success are capped here: the cost of a state where the task is lost."""
+
+    def __post_init__(self) -> None:
+        for name in ("scorer", "annotator"):
+            check_line(name, getattr(self, name))
+        for name in self.annotator_settings:  # they are part of a file's name
+            check_name("the name of an annotator's setting", name)
+        check_count("cap_steps", self.cap_steps, 1, HORIZON)
 
 
 @dataclass(frozen=True)
@@ -134,9 +156,10 @@ def load_dataset_card(name: str) -> DatasetCard:
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     if not path.is_file() and name.endswith(".toml"):
         raise UserError(f"{path}: there is no such dataset card.")
-    if not path.is_file():
+    if not (name.endswith(".toml") or NAME.fullmatch(name)) or not path.is_file():
         raise unknown_name("dataset", name, dataset_names(), "A dataset is a card in datasets/.")
     table = named_table(path.stem, path)
+    check_name(f"{path}: a card's name", path.stem)
     if path.resolve().parent != folder.resolve():
         if path.stem in dataset_names():
             raise UserError(
@@ -152,6 +175,7 @@ def load_dataset_card(name: str) -> DatasetCard:
 def _task_beside(task: Any, path: Path) -> Any:
     """A task card that a card names by a path lies where that path leads from the card's folder."""
     if isinstance(task, str) and task.endswith(".toml"):
+        check_line(f"{path}: task", task)
         return str((path.resolve().parent / task).resolve())
     return task
 
@@ -163,20 +187,25 @@ def dataset_names() -> list[str]:
 
 def _check_dataset_card(card: DatasetCard, path: Path) -> None:
     behaviour = card.behaviour
+    check_line(f"{path}: description", card.description)
+    for key, value, least, largest in (
+        ("episodes", card.episodes, 1, EPISODES),
+        ("seed", card.seed, 0, SEED),
+        ("stop_steps_after_success", card.stop_steps_after_success, 0, HORIZON),
+        ("behaviour.demonstrations", behaviour.demonstrations, 1, EPISODES),
+        ("behaviour.clone_steps", behaviour.clone_steps, 1, STEPS),
+        ("behaviour.probe_episodes", behaviour.probe_episodes, 1, EPISODES),
+        ("segments.count", card.segments.count, 2, SEGMENTS),
+        ("segments.length", card.segments.length, 1, HORIZON),
+    ):
+        check_count(f"{path}: {key}", value, least, largest)
     low, high = behaviour.score_band
     task, length = load_task(card.task), card.segments.length
     horizon, least, most = task.horizon_steps, *((0, 1) if task.scoring.is_share else (-inf, inf))
     problems = {
-        "a card's name is made of letters, digits, - and _": not NAME.fullmatch(card.name),
-        "episodes must be at least 1": card.episodes < 1,
-        "seed and stop_steps_after_success must not be negative": (
-            min(card.seed, card.stop_steps_after_success) < 0
+        f"behaviour.levels must name 1 to {LEVELS} scores": (
+            not 1 <= len(behaviour.levels) <= LEVELS
         ),
-        "behaviour.demonstrations, clone_steps and probe_episodes must be at least 1": (
-            min(behaviour.demonstrations, behaviour.clone_steps, behaviour.probe_episodes) < 1
-        ),
-        "labelling.cap_steps must be at least 1": card.labelling.cap_steps < 1,
-        "behaviour.levels must name at least one score": not behaviour.levels,
         f"behaviour.levels must lie in [{least}, {most}]": any(
             not least <= x <= most for x in behaviour.levels
         ),
@@ -186,8 +215,6 @@ def _check_dataset_card(card: DatasetCard, path: Path) -> None:
         "behaviour noise must lie in [0, 10]": not (
             0 <= behaviour.action_noise <= 10 and 0 <= behaviour.demonstration_noise <= 10
         ),
-        "segments.count must be at least 2": card.segments.count < 2,
-        "segments.length must be at least 1": card.segments.length < 1,
         f"segments.{card.segments.misranked}": card.segments.misranked != "",
         f"segments.length, {length}, is longer than an episode of {card.task}, {horizon} steps": (
             length > horizon

@@ -1,4 +1,8 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one.
+
+A link to a folder is followed: whoever made it wants the files there. A link in the place of a file
+never is: the file takes its place, and what it led to stays as it is.
+"""
 
 import errno
 import os
@@ -11,6 +15,7 @@ from pathlib import Path
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}(\.[^.]+)?")
 """What a file is called while it is written."""
+NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
 @contextmanager
@@ -38,6 +43,27 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace the content of `path` in one step; text is written as UTF-8 with `\\n` line ends."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def append(path: Path, text: str, sync: bool = False) -> None:
+    """Add to a file that is there, in one write; `sync`: it outlives a crash from then on.
+
+    Raises:
+        OSError: the system's; also where a link lies in the file's place.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "ab", buffering=0) as file:
+        file.write(text.encode())
+        if sync:
+            os.fsync(file.fileno())
+
+
+def remove_folder(path: Path) -> None:
+    """Take away a folder with all there is in it, if it is there; of a link the link alone."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def check_writable(folder: Path) -> None:
@@ -84,7 +110,7 @@ def replace_folder(new: Path, target: Path) -> None:
         recover_folder(target)
         raise
     _sync_folder(target.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    remove_folder(aside)
 
 
 def recover_folder(target: Path) -> None:
@@ -93,7 +119,7 @@ def recover_folder(target: Path) -> None:
     if not aside.exists():
         return
     if target.exists():
-        shutil.rmtree(aside, ignore_errors=True)
+        remove_folder(aside)
     else:
         aside.rename(target)
 

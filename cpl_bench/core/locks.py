@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from cpl_bench.core.errors import UserError
+from cpl_bench.core.errors import UserError, shortened
+from cpl_bench.core.files import NOFOLLOW
 
 try:
     import fcntl
@@ -45,7 +46,7 @@ def _taken(place: Path, path: Path) -> int:
     """The descriptor of a lock file that is locked, and still the one of that name."""
     assert fcntl is not None
     while True:
-        descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | NOFOLLOW, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(place.stat(), os.fstat(descriptor)):
@@ -54,7 +55,8 @@ def _taken(place: Path, path: Path) -> int:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
             os.close(descriptor)
             raise UserError(
-                f"{path} is being written by {holder}. Wait until it is done, or end it first."
+                f"{path} is being written by {shortened(holder)}. Wait until it is done, or end "
+                "it first."
             ) from None
         except FileNotFoundError:  # released between two looks
             pass

@@ -7,7 +7,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from cpl_bench.core.errors import UserError
+from cpl_bench.core.counts import HORIZON, check_count
+from cpl_bench.core.errors import UserError, shortened, shown
 
 Kind = Literal["deterministic", "gaussian"]
 
@@ -28,11 +29,9 @@ class PolicyWeights:
     """Steps that one look at the simulator decides; they are executed one after the other."""
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind) or self.chunk_length < 1:
-            raise UserError(
-                f"A policy is {' or '.join(get_args(Kind))} with chunks of at least 1 step, not "
-                f"{self.kind!r} with chunks of {self.chunk_length}."
-            )
+        check_count("the steps of a policy's chunks", self.chunk_length, 1, HORIZON)
+        if self.kind not in get_args(Kind):
+            raise UserError(f"A policy is {' or '.join(get_args(Kind))}, not {shown(self.kind)}.")
         if self.kind == "gaussian" and "std" not in self.arrays:
             raise UserError(f"A gaussian policy has an array 'std'; got {', '.join(self.arrays)}.")
 
@@ -54,7 +53,7 @@ class PolicyWeights:
         names = {f"{kind}{i}" for i in range(layers) for kind in "wb"}
         if not layers or self.arrays.keys() - {"std"} != names:
             raise UserError(
-                f"it needs w0, b0, w1 …, and has {', '.join(self.arrays) or 'nothing'}."
+                f"it needs w0, b0, w1 …, and has {shortened(', '.join(self.arrays)) or 'nothing'}."
             )
         count = len(self.arrays["w0"]) if self.arrays["w0"].ndim else 0
         inputs = self.arrays["w0"].shape[1] if self.arrays["w0"].ndim == 3 else 0
@@ -67,6 +66,16 @@ class PolicyWeights:
                     f"members with {inputs} inputs."
                 )
             inputs = outputs
+        wide = self.arrays.get("std", np.zeros((count, inputs, 1)))  # (s, a) or (s, h, a)
+        if inputs % self.chunk_length or (
+            self.kind == "gaussian" and wide.shape != (count, inputs)
+        ):
+            raise UserError(
+                f"its {inputs} outputs are no chunks of {self.chunk_length} steps, or its "
+                f"deviations of shape {wide.shape} are not those of {count} members."
+            )
+        if any(array.dtype != np.float32 for array in self.arrays.values()):
+            raise UserError("its numbers are not float32.")
         wrong = [name for name, array in self.arrays.items() if not np.isfinite(array).all()]
         if not count or not inputs or wrong:
             raise UserError(f"there are no members, or no finite numbers in {', '.join(wrong)}.")

@@ -4,10 +4,12 @@ import sys
 
 from tqdm import tqdm
 
+from cpl_bench.core.errors import visible
+
 
 def say(text: str) -> None:
-    """A line for the user that leaves progress bars whole."""
-    tqdm.write(text, file=sys.stdout)
+    """A line for the user that leaves progress bars whole; nothing in it steers the terminal."""
+    tqdm.write(visible(text), file=sys.stdout)
     sys.stdout.flush()
 
 
@@ -17,7 +19,7 @@ def progress_bar(caption: str, total: int, done: int = 0) -> tqdm:
     return tqdm(
         total=total,
         initial=done,
-        desc=caption,
+        desc=visible(caption),
         delay=1,
         leave=False,
         mininterval=0.2 if interactive else 15,

@@ -1,12 +1,12 @@
 """What a dataset card says came out of it, so that every lab can see whether it has the same."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cpl_bench.core.files import write_atomically
+from cpl_bench.core.tables import from_toml, read_toml
 
 TABLE = "published"
 SHOWN = 12
@@ -47,11 +47,12 @@ def short(digest: str) -> str:
 def record(path: Path, published: Published) -> None:
     """Write the table into a card's file, in place of an earlier one; all else stays as it is."""
     before = path.read_text(encoding="utf-8")
+    known = _others(read_toml(path))
     lines = [f"{key} = {_toml(value)}" for key, value in asdict(published).items()]
     table = [f"[{TABLE}] # What came out: cpl-bench inspect --record", *lines]
     kept = "\n".join(_without_table(before.splitlines())).rstrip("\n")
     text = "\n".join([kept, "", *table, ""])
-    assert _others(text) == _others(before), "only the one table may change"
+    assert _others(from_toml(text, path)) == known, "only the one table may change"
     write_atomically(path, text)
 
 
@@ -65,8 +66,8 @@ def _without_table(lines: list[str]) -> list[str]:
     return kept
 
 
-def _others(text: str) -> dict[str, Any]:
-    return {key: value for key, value in tomllib.loads(text).items() if key != TABLE}
+def _others(card: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in card.items() if key != TABLE}
 
 
 def _toml(value: Any) -> str:

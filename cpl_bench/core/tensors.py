@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from cpl_bench.core.errors import UserError
+from cpl_bench.core.errors import UserError, in_a_line
 from cpl_bench.core.files import write_atomically
+from cpl_bench.core.tables import from_json
 
 KEY = "cpl_bench"
 """Of the metadata; a single one, as safetensors writes several in any order."""
@@ -49,14 +50,14 @@ def _read(path: Path, remedy: str, arrays: bool) -> tuple[dict[str, Any], dict[s
 
     try:
         with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {})[KEY])
+            header = from_json((file.metadata() or {})[KEY], "its header")
             names = list(file.keys()) if arrays else []
             found = {name: file.get_tensor(name) for name in names}
         about, recorded = dict(header["about"]), header["sha256"]
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as problem:
+    except (SafetensorError, UserError, KeyError, TypeError, ValueError) as problem:
         raise UserError(
             f"{path} is damaged, or no file of this version of cpl_bench "
-            f"({type(problem).__name__}: {problem}). {remedy}"
+            f"({type(problem).__name__}: {in_a_line(str(problem))}). {remedy}"
         ) from None
     if arrays and _hash(found, about) != recorded:
         raise UserError(

@@ -1,6 +1,5 @@
 """TOML tables become frozen dataclasses, strictly: cards, experiments, settings, records."""
 
-import tomllib
 import types
 import typing
 from collections.abc import Mapping
@@ -18,21 +17,9 @@ from typing import (
     get_type_hints,
 )
 
-from cpl_bench.core.errors import UserError, unknown_name
+from cpl_bench.core.errors import UserError, shortened, shown, unknown_name
 
 Card = TypeVar("Card")
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The table in a file.
-
-    Raises:
-        UserError: it is no TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise UserError(f"{path} is not readable as TOML: {problem}.") from None
 
 
 def build(kind: type[Card], table: Mapping[str, Any], path: Path | str, where: str = "") -> Card:
@@ -124,7 +111,9 @@ def _convert(hint: Any, value: Any, path: Path | str, key: str) -> Any:
         kinds = [each for each in arguments if each is not type(None)]
         exact = [each for each in kinds if type(value) is each]
         return _convert((exact or kinds)[0], value, path, key)
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+    if hint is float and isinstance(value, float):
+        return float(value)
+    if hint is float and type(value) is int and abs(value) < 2**1023:
         return float(value)
     if hint is int and isinstance(value, SupportsIndex) and not isinstance(value, bool):
         return index(value)  # NumPy's whole numbers, too
@@ -135,7 +124,7 @@ def _convert(hint: Any, value: Any, path: Path | str, key: str) -> Any:
         if origin is Literal
         else getattr(hint, "__name__", str(hint))
     )
-    raise UserError(f"{path}: '{key}' must be {wanted}, not {value!r}.")
+    raise UserError(f"{path}: '{shortened(key)}' must be {wanted}, not {shown(value)}.")
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

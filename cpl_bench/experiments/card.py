@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 from cpl_bench.core import folders
 from cpl_bench.core.cards import named_table
-from cpl_bench.core.errors import unknown_name
+from cpl_bench.core.counts import CELLS, EPISODES, MEMBERS, SEED, STEPS, check_count
+from cpl_bench.core.errors import UserError, unknown_name
+from cpl_bench.core.names import NAME, check_folder, check_line
 from cpl_bench.core.toml import build, merged
 
 
@@ -24,6 +26,10 @@ class Method:
     """A name in `cpl_bench.learning.methods.ALGOS`, of a package's, or `module:ENTRY`."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Fields of the algorithm's config that differ from the preset, nested as it is."""
+
+    def __post_init__(self) -> None:
+        check_line("a method's name", self.name)
+        check_line("a method's algorithm", self.algorithm)
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,21 @@ class Experiment:
     video: bool = False
     """Render one episode of the best policy at the end."""
 
+    def __post_init__(self) -> None:
+        check_folder("an experiment's name", self.name)
+        check_line("title", self.title)
+        for dataset in self.datasets:  # what is made of it is called as the card is
+            if not NAME.fullmatch(Path(dataset).stem if dataset.endswith(".toml") else dataset):
+                raise unknown_name("dataset", dataset, (), "It is a card's name or path.")
+        if not self.datasets or not self.methods:
+            raise UserError("an experiment names at least a dataset and a method.")
+        check_count("datasets times methods", len(self.datasets) * len(self.methods), 1, CELLS)
+        check_count("seeds", self.seeds, 1, MEMBERS)
+        check_count("first_seed", self.first_seed, 0, SEED - MEMBERS)
+        check_count("episodes", self.episodes, 1, EPISODES)
+        check_count("final_episodes", self.final_episodes, 0, EPISODES)
+        check_count("evaluate_every", self.evaluate_every, 0, STEPS)
+
 
 def load_experiment(name: str) -> Experiment:
     """The experiment in the folder `name`, or the published one of that name.
@@ -69,7 +90,8 @@ def load_experiment(name: str) -> Experiment:
         raise unknown_name(
             "experiment", name, known, "An experiment is results/NAME/experiment.toml."
         )
-    table = named_table(path.parent.name, path)
+    own = path.parent.name  # of `.` and `..`, what is meant
+    table = named_table(own if own not in ("", "..") else path.resolve().parent.name, path)
     datasets = table.get("datasets")
     if isinstance(datasets, list):  # a card's path leads from the experiment's folder
         beside = [path.parent / str(name) for name in datasets]

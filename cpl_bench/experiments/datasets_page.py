@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import write_atomically
 
 Section = Literal["probe", "reward"]
@@ -57,11 +58,18 @@ def record(path: Path, section: Section, card: str, row: str) -> None:
     write_atomically(path, "\n".join(parts))
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except UnicodeDecodeError as problem:
+        raise UserError(f"{path} is damaged: {problem}. Take it from the repository.") from None
+
+
 def _read(path: Path) -> dict[Section, dict[str, str]]:
     """The rows that are there, by table and card."""
     tables: dict[Section, dict[str, str]] = {"probe": {}, "reward": {}}
     rows: dict[str, str] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in _text(path).splitlines():
         started = [tables[section] for section, columns in COLUMNS.items() if line == columns]
         if started:
             (rows,) = started

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from cpl_bench.core.counts import MEMBERS, check_count
 from cpl_bench.core.dataset_cards import load_dataset_card
-from cpl_bench.core.errors import UserError
+from cpl_bench.core.errors import UserError, shown
 from cpl_bench.core.files import check_writable
 from cpl_bench.core.pairs import Pairs
 from cpl_bench.core.toml import nested
@@ -143,9 +144,11 @@ def train(
     if preset == "auto":
         preset = "paper" if found.type == "cuda" else "laptop"
     config = configured(method, preset, nested(settings or {}))
+    if isinstance(seeds, int):
+        check_count("seeds", seeds, 1, MEMBERS)
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else seeds
     if isinstance(numbers, str | float) or not all(isinstance(each, int) for each in numbers):
-        raise UserError(f"seeds is how many, or whole numbers from 0; got {seeds!r}.")
+        raise UserError(f"seeds is how many, or whole numbers from 0; got {shown(seeds)}.")
     options = TrainOptions(
         seeds=tuple(numbers),
         device=device,

@@ -53,7 +53,7 @@ class Run:
         seeds = self.record.seeds
         if seed is not None and seed not in seeds:
             raise UserError(f"{self.path} has the seeds {', '.join(map(str, seeds))}, not {seed}.")
-        _, weights = RunFolder(self.path).at(checkpoint)
+        _, weights, _ = RunFolder(self.path).acting(checkpoint)
         own = weights.members()[0 if seed is None else seeds.index(seed)]
 
         def act(observations: np.ndarray) -> np.ndarray:

@@ -48,5 +48,5 @@ def remade_sample(card: DatasetCard, pool: RolloutPool) -> tuple[tuple[int, ...]
     with TemporaryDirectory() as folder, minari_root(Path(folder)):
         collect(sample_of(card), pool)
         source = read_trajectories(card.minari_id)
-        steps = tuple(level["step"] for level in source.record["levels"])
+        steps = tuple(level["step"] for level in source.record.get("levels", []))
         return steps, *sample_hashes(card, source, pool)

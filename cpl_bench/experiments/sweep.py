@@ -96,14 +96,6 @@ def check_experiment(experiment: Experiment, out: Path | None = None) -> None:
         UserError: the first thing that is wrong.
     """
     name = experiment.name
-    if not experiment.datasets or not experiment.methods:
-        raise UserError(f"{name}: an experiment names at least a dataset and a method.")
-    if experiment.seeds < 1 or experiment.episodes < 1:
-        raise UserError(f"{name}: seeds and episodes must be at least 1.")
-    if min(experiment.final_episodes, experiment.first_seed, experiment.evaluate_every) < 0:
-        raise UserError(
-            f"{name}: final_episodes, first_seed and evaluate_every must be at least 0."
-        )
     try:
         check_cells(cells(experiment), out)
     except UserError as problem:

@@ -8,15 +8,15 @@ that they are whole, agree with each other, and give the page's tables.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
 from cpl_bench.core.dataset_cards import load_dataset_card
-from cpl_bench.core.errors import UserError
+from cpl_bench.core.errors import UserError, shown
 from cpl_bench.core.published import short
+from cpl_bench.core.tables import read_json
 from cpl_bench.core.tensors import read_tensors
 from cpl_bench.experiments.card import load_experiment
 from cpl_bench.experiments.cells import cells
@@ -130,12 +130,12 @@ def _minari_id(folder: Path) -> str:
     """
     path = folder / "data" / "metadata.json"
     try:
-        name = json.loads(path.read_text(encoding="utf-8"))["dataset_id"]
-        if folder.resolve().as_posix().endswith(f"/{name}"):
-            return name
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
+        name = read_json(path)["dataset_id"]
+    except (OSError, UserError, KeyError, TypeError) as problem:
         raise UserError(f"{path} cannot be read ({problem}).") from None
-    raise UserError(f"{path} says that it is of the dataset {name!r:.100}, which lies elsewhere.")
+    if isinstance(name, str) and folder.resolve().as_posix().endswith(f"/{name}"):
+        return name
+    raise UserError(f"{path} says that it is of the dataset {shown(name)}, which lies elsewhere.")
 
 
 def _preferences(path: Path) -> tuple[Verdict, str]:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cpl_bench.core.errors import UserError
-from cpl_bench.learning.config import COUNT, COUNT_OR_NONE, refuse
+from cpl_bench.learning.config import BATCH, COUNT, COUNT_OR_NONE, refuse
 from cpl_bench.learning.interface import Episodes
 from cpl_bench.learning.losses import generalised_advantage
 from cpl_bench.learning.random_bits import bits
@@ -34,6 +34,14 @@ REPORTED = (
 episodes; the KL is a step's."""
 
 
+STEPS = (
+    *("observations", "actions", "mean", "log_prob", "reference_log_prob"),
+    *("advantages", "goals"),
+)
+"""What is known of each transition of a collection."""
+FACTS = ("spread", "std", *REPORTED)
+
+
 @dataclass(frozen=True)
 class CollectionConfig:
     """How many transitions are collected, and how often they are gone through."""
@@ -48,7 +56,7 @@ class CollectionConfig:
     """The first collections teach only the value; the policy waits."""
 
     def __post_init__(self) -> None:
-        refuse(self, {"transitions": COUNT, "epochs": COUNT, "value_only": COUNT_OR_NONE})
+        refuse(self, {"transitions": BATCH, "epochs": COUNT, "value_only": COUNT_OR_NONE})
         most = self.transitions
         within = (f"between 1 and the {most} transitions of a collection",)
         refuse(self, {"minibatch": (*within, lambda value: 1 <= value <= most)})
@@ -155,8 +163,22 @@ class Collection:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take up where `state()` was taken."""
         self.count, self.update = int(state["count"]), int(state["update"])
+        if self.count:
+            self._check(state)
         self.transitions = state["transitions"].clone().to(self.keys.device)
         unpack({"tensors": self.tensors, "returns": self.returns}, state)
+
+    def _check(self, state: dict[str, Tensor]) -> None:
+        """Refuse a collection that lacks something, or whose rows do not go together."""
+        count, n = len(self.keys), state["tensors/advantages"].shape[1]
+        for name in (*FACTS, *STEPS, *(["order"] if self.update else [])):
+            value = state[f"tensors/{name}"]
+            rows = n if name in (*STEPS, "order") else 1
+            if value.shape[:2] not in ((count, rows), (count,)) or n < self.config.minibatch:
+                raise ValueError(f"the collection's {name} has the shape {tuple(value.shape)}")
+        order = state.get("tensors/order", torch.zeros(1))
+        if not 0 <= int(order.min()) <= int(order.max()) < n:
+            raise ValueError("the collection's order names rows that it has not")
 
 
 class ReturnScale:

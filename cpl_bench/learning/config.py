@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from cpl_bench.core.errors import UserError
+from cpl_bench.core.errors import UserError, shown
 
 BYTE = 256
 """Dropout is drawn from random bytes: its probability is a multiple of 1/256."""
@@ -40,7 +40,7 @@ def refuse(config: object, wanted: Mapping[str, tuple[str, Callable[[Any], bool]
         except (TypeError, ValueError, OverflowError):  # no number, no list, not to be compared
             right = False
         if not right:
-            raise UserError(f"{name} must be {allowed}, not {value!r}.")
+            raise UserError(f"{name} must be {allowed}, not {shown(value)}.")
 
 
 def share_out(total: int, last: str, **earlier: int) -> None:
@@ -60,12 +60,29 @@ def share_out(total: int, last: str, **earlier: int) -> None:
 POSITIVE = ("positive", lambda value: 0 < value < float("inf"))
 NOT_NEGATIVE = ("at least 0", lambda value: 0 <= value < float("inf"))
 SHARE = ("in [0, 1]", lambda value: 0 <= value <= 1)
-COUNT = ("a whole number from 1", lambda value: type(value) is int and value >= 1)
-COUNT_OR_NONE = ("a whole number from 0", lambda value: type(value) is int and value >= 0)
-SEGMENTS = ("a whole number from 2", lambda value: type(value) is int and value >= 2)
+
+
+def whole(least: int, most: int) -> tuple[str, Callable[[Any], bool]]:
+    """Whole numbers from `least` to `most`, for `refuse`."""
+    words = f"a whole number from {least:,} to {most:,}"
+    return words, lambda value: type(value) is int and least <= value <= most
+
+
+COUNT = whole(1, 1_000_000_000)
+COUNT_OR_NONE = whole(0, 1_000_000_000)
+SEGMENTS = whole(2, 10_000)
+"""Of a batch: dense ones compare each with each."""
+BATCH = whole(1, 1_000_000)
+"""Transitions of a batch."""
+BATCH_OR_NONE = whole(0, 1_000_000)
+ENSEMBLE = whole(1, 1_000)
+MOST_LAYERS, MOST_WIDE = 100, 8_192
 WIDTHS = (
-    "positive whole widths",
-    lambda value: all(type(width) is int and width >= 1 for width in value),
+    f"at most {MOST_LAYERS} whole widths from 1 to {MOST_WIDE:,}",
+    lambda value: (
+        len(value) <= MOST_LAYERS
+        and all(type(width) is int and 1 <= width <= MOST_WIDE for width in value)
+    ),
 )
 
 
@@ -124,7 +141,7 @@ class Stage:
     """Single steps, drawn one by one, that a gradient step sees; 0: those of whole segments."""
 
     def __post_init__(self) -> None:
-        refuse(self, {"steps": COUNT_OR_NONE, "transitions": COUNT_OR_NONE})
+        refuse(self, {"steps": COUNT_OR_NONE, "transitions": BATCH_OR_NONE})
 
 
 LAPTOP_CLONE = Stage(3000, Optimiser(1e-3), transitions=512)
@@ -173,7 +190,7 @@ class RewardConfig:
                 "source": ("learned or true", lambda value: value in ("learned", "true")),
                 "loss": ("pairs or ranking", lambda value: value in ("pairs", "ranking")),
                 "hidden": WIDTHS,
-                "ensemble": COUNT,
+                "ensemble": ENSEMBLE,
                 "pessimism": (
                     "at least 0, and 0 with a single network: it needs an ensemble",
                     lambda value: 0 <= value < float("inf") and (not value or self.ensemble > 1),

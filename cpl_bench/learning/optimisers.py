@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cpl_bench.learning.config import Optimiser
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What Adam keeps of each parameter, beside its steps."""
 
 
 class WarmAdam:
@@ -63,6 +68,7 @@ class WarmAdam:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take up where `state()` was taken."""
         self._taken.copy_(state["taken"])
+        self._check(state)
         for name, parameter in self.parameters.items():
             start = f"{name}."
             self._adam.state[parameter] = {
@@ -70,3 +76,11 @@ class WarmAdam:
                 for key, value in state.items()
                 if key.startswith(start)
             }
+
+    def _check(self, state: Mapping[str, Tensor]) -> None:
+        """Refuse moments that are not those of the parameters, or of only some."""
+        begun = any(name != "taken" for name in state)
+        for name, parameter in self.parameters.items() if begun else ():
+            for moment, shape in {**dict.fromkeys(MOMENTS, parameter.shape), "step": ()}.items():
+                if state[f"{name}.{moment}"].shape != shape:
+                    raise ValueError(f"{name}.{moment} has another shape than {name}")

@@ -13,8 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cpl_bench.core.errors import UserError
+
 NETWORK_STRIDE = 0x9E3779B9
 """A method's networks take their first weights from seeds this far apart."""
+MOST_WEIGHTS = 2**28
+"""Of one network, all members together: a gibibyte, and thrice that for Adam."""
 
 
 class MLP:
@@ -33,6 +37,7 @@ class MLP:
         `output_scale` shrinks the last layer's first weights, so that nothing is preferred yet.
         """
         self.sizes = list(sizes)
+        _check_size(self.sizes, len(seeds))
         seeds = [seed + network * NETWORK_STRIDE for seed in seeds]
         self.parameters = _orthogonal(self.sizes, seeds, device)
         with torch.no_grad():
@@ -83,6 +88,21 @@ def prefixed(networks: Mapping[str, MLP]) -> dict[str, Tensor]:
         for name, network in networks.items()
         for key, value in network.parameters.items()
     }
+
+
+def _check_size(sizes: Sequence[int], members: int) -> None:
+    """Refuse networks that no memory holds, before it is tried.
+
+    Raises:
+        UserError: they have too many weights, members and ensembles counted.
+    """
+    numbers = members * sum(inputs * outputs for inputs, outputs in pairwise(sizes))
+    if numbers > MOST_WEIGHTS:
+        raise UserError(
+            f"{members:,} networks of {' × '.join(map(str, sizes))} units have {numbers:,} weights "
+            f"together, more than {MOST_WEIGHTS:,}. Take narrower layers, a smaller ensemble or "
+            "fewer seeds at a time."
+        )
 
 
 def _orthogonal(

@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from cpl_bench.core.errors import UserError
+
 
 class Part(Protocol):
     """A network, an optimiser, or whatever else a method is made of."""
@@ -33,6 +35,42 @@ def unpack(parts: Mapping[str, Part], state: Mapping[str, Tensor]) -> None:
     for name, part in parts.items():
         start = f"{name}/"
         part.load_state({k[len(start) :]: v for k, v in state.items() if k.startswith(start)})
+
+
+def take_up(part: Part, state: dict[str, Tensor]) -> None:
+    """Let a method go on from a state that was kept, if it is one of such a method's.
+
+    Raises:
+        UserError: it lacks something, holds something else, of another shape or type, or numbers
+            that are not finite. The method is then as it was before.
+    """
+    wrong = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
+    if wrong:
+        raise UserError(f"the numbers of '{wrong[0]}' are not finite.")
+    before = part.state()
+    try:
+        part.load_state(state)
+        _compare(before, state, part.state())
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError, UserError) as problem:
+        part.load_state(before)
+        if isinstance(problem, UserError):
+            raise
+        raise UserError(f"it lacks what this one has ({problem!r:.200}).") from None
+
+
+def _compare(
+    before: Mapping[str, Tensor], kept: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> None:
+    """Refuse a state that does not come out as it went in, or lacks what was there before."""
+    for name in dict.fromkeys((*kept, *after, *before)):
+        if name not in kept or name not in after:
+            raise UserError(f"'{name}' is {'missing' if name not in kept else 'unknown'}.")
+        for other in (after[name], before.get(name, after[name])):
+            if (kept[name].shape, kept[name].dtype) != (other.shape, other.dtype):
+                raise UserError(
+                    f"'{name}' is {kept[name].dtype} of shape {tuple(kept[name].shape)}, not "
+                    f"{other.dtype} of shape {tuple(other.shape)}."
+                )
 
 
 class Named(dict[str, Tensor]):

@@ -4,14 +4,15 @@ import json
 import time
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_origin
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from cpl_bench.core.errors import UserError
+from cpl_bench.core.errors import UserError, shown
 from cpl_bench.core.files import atomic_path
+from cpl_bench.core.tables import from_json
+from cpl_bench.core.toml import build
 from cpl_bench.preferences.format import (
     FORMAT_VERSION,
     PreferenceInfo,
@@ -97,33 +98,23 @@ def _parse_info(metadata: dict[str, str], path: Path) -> PreferenceInfo:
         raise UserError(
             f"{path}: expected a preference file of cpl_bench, got another program's .safetensors."
         )
-    try:
-        table = json.loads(metadata[_METADATA_KEY])
-    except ValueError:
-        table = None
+    table = from_json(metadata[_METADATA_KEY], f"{path}: its header")
     if not isinstance(table, dict):
         raise UserError(f"{path}: the metadata are no JSON object. Make it again.")
     version = table.pop("format_version", None)
     if version != FORMAT_VERSION:
         command = table.get("command") or "cpl-bench label"
         raise UserError(
-            f"{path}: expected format version {FORMAT_VERSION}, got {version}. Make it again with "
-            f"`{command}`, or read it with the cpl_bench that wrote it."
+            f"{path}: expected format version {FORMAT_VERSION}, got {shown(version)}. Make it "
+            f"again with `{command}`, or read it with the cpl_bench that wrote it."
         )
-    kinds = {entry.name: _kind(entry.type) for entry in fields(PreferenceInfo)}
-    wrong = [name for name, kind in kinds.items() if type(table.get(name)) is not kind]
-    unknown = [name for name in table if name not in kinds]
-    if wrong or unknown:
-        raise UserError(
-            f"{path}: expected the metadata {', '.join(kinds)}. Missing or of a wrong type: "
-            f"{', '.join(wrong) or 'none'}; unknown: {', '.join(unknown) or 'none'}. Make it again."
-        )
-    return PreferenceInfo(**table)
-
-
-def _kind(annotation: Any) -> type:
-    """The JSON type behind a field's annotation."""
-    return {Literal: str, dict: dict}.get(get_origin(annotation), annotation)
+    missing = [entry.name for entry in fields(PreferenceInfo) if entry.name not in table]
+    try:
+        if missing:
+            raise UserError(f"{path}: its header lacks {', '.join(missing)}.")
+        return build(PreferenceInfo, table, f"{path}: its header")
+    except UserError as problem:
+        raise UserError(f"{problem} Make it again with `cpl-bench label`.") from None
 
 
 def _map_tensors(path: Path) -> dict[str, np.ndarray]:

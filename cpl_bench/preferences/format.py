@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
+from cpl_bench.core.names import check_folder, check_line
 from cpl_bench.core.pairs import Pairs
 from cpl_bench.core.score import Score
 
@@ -62,6 +63,12 @@ class PreferenceInfo:
     """The command line that wrote the file."""
     preferences_hash: str = ""
     """SHA-256 of what is learned from, which the writer adds: the name of the data among labs."""
+
+    def __post_init__(self) -> None:
+        if self.card:  # run folders are called so
+            check_folder("the data's name, card,", self.card)
+        for key in ("task", "source", "source_hash", "scorer", "annotator", "preferences_hash"):
+            check_line(key, getattr(self, key))
 
     @property
     def title(self) -> str:

@@ -38,7 +38,7 @@ def trajectories_verdict(card: DatasetCard) -> str:
     if known := _known("trajectories", card, found, named.trajectories):
         return known
     lines = [_differing(found, named.trajectories)]
-    steps = tuple(level["step"] for level in source.record["levels"])
+    steps = tuple(level["step"] for level in source.record.get("levels", []))
     if steps != named.clone_steps:
         lines.append(f"the clone was stopped at steps {steps}, not {named.clone_steps}")
     tenths = [short(each) for each in hashes_of_tenths(source.trajectories)]
@@ -84,12 +84,13 @@ def measured(card: DatasetCard, pool: RolloutPool) -> Published:
         card=card.fingerprint,
         trajectories=preferences.info.source_hash,
         tenths=tuple(short(each) for each in hashes_of_tenths(source.trajectories)),
-        clone_steps=tuple(level["step"] for level in source.record["levels"]),
+        clone_steps=tuple(level["step"] for level in source.record.get("levels", [])),
         preferences=preferences.info.preferences_hash,
         arrays={name: short(each) for name, each in hashes_by_array(preferences).items()},
         sample_trajectories=sample[0],
         sample_preferences=sample[1],
-        **source.record["machine"],
+        mathematics=source.record.get("machine", {}).get("mathematics", ""),
+        processor=source.record.get("machine", {}).get("processor", ""),
     )
 
 

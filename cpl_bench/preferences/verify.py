@@ -150,13 +150,13 @@ def _verify_questions(preferences: Preferences, where: str) -> None:
             f"{where}: ranked data must say a ranked_size, segments of a "
             f"question, of 2 to {segments}; got {size!r}."
         )
-    questions = segments // size
-    first, second = pairs_within(questions, size)
-    if len(preferences.first) != len(first):
+    questions, pairs = segments // size, size * (size - 1) // 2
+    if len(preferences.first) != questions * pairs:
         raise UserError(
-            f"{where}: {questions} questions of {size} segments must list {len(first)} "
-            f"comparisons, {size * (size - 1) // 2} each; got {len(preferences.first)}."
+            f"{where}: {questions} questions of {size} segments must list {questions * pairs} "
+            f"comparisons, {pairs} each; got {len(preferences.first)}."
         )
+    first, second = pairs_within(questions, size)
     for name, wanted in (("first", first), ("second", second)):
         positions = getattr(preferences, name)
         order = f"{_shorten(wanted)}, for the pairs within each {size} segments in turn"

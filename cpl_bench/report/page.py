@@ -2,6 +2,7 @@
 
 from math import isnan
 
+from cpl_bench.core.errors import in_a_line
 from cpl_bench.core.score import SATURATED, SUCCESS, Score
 from cpl_bench.report import aggregates, intervals
 from cpl_bench.report.aggregates import Estimate, Overall, over_tasks
@@ -149,7 +150,8 @@ def _about(runs: list[EvaluatedRun]) -> str:
 
 def _commands(runs: list[EvaluatedRun]) -> str:
     lines = [
-        f"{run.record.command or '(from Python)'}  # {run.method} on {run.dataset}" for run in runs
+        f"{in_a_line(run.record.command) or '(from Python)'}  # {run.method} on {run.dataset}"
+        for run in runs
     ]
     return "\n".join(["```sh", *lines, "```"])
 
@@ -162,7 +164,7 @@ def _versions(runs: list[EvaluatedRun]) -> str:
             found.setdefault(package, set()).add(version)
     listed = [f"{name} {' / '.join(sorted(found[name]))}" for name in sorted(found)]
     text = ", ".join(listed) + "." if listed else "None were recorded."
-    chips = sorted({run.record.machine.get("processor", "unknown") for run in runs})
+    chips = sorted({str(run.record.machine.get("processor", "unknown")) for run in runs})
     return f"{text} Processor: {' / '.join(chips)}."
 
 

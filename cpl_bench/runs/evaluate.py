@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cpl_bench.core.cards import TaskCard
+from cpl_bench.core.counts import EPISODES, STEPS, check_count
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import atomic_path
 from cpl_bench.core.progress import progress_bar, say
@@ -85,17 +86,17 @@ def evaluate(
             task that the policies do not fit.
     """
     _check_episodes(episodes)
+    if checkpoint is not None:
+        check_count("--checkpoint", checkpoint, 0, STEPS)
     folder = RunFolder(run)
-    record = folder.read()
+    step, weights, record = folder.acting(checkpoint)
     task, elsewhere = record.rolled_out(task)
-    step, weights = folder.at(checkpoint)
     last = step == folder.checkpoint_steps()[-1]
     path = folder.final if last and not elsewhere else run / f"evaluation-{step}{elsewhere}.csv"
-    if elsewhere:
-        check_sizes(task, weights.sizes, f"the policies of {run}")
     seeds = record.seeds
     rows = _known(path, step, seeds, episodes)
     if rows is None:
+        check_sizes(task, weights.sizes, f"the policies of {run}")
         own = [episode_seeds("test", episodes, seed) for seed in seeds]
         caption, diverged = f"evaluating {record.method}", record.diverged_by(step)
         made = assess(pool, task, weights, seeds, own, step, caption, diverged)
@@ -138,8 +139,7 @@ def evaluate_policy(
 
 
 def _check_episodes(episodes: int) -> None:
-    if episodes < 1:
-        raise UserError(f"--episodes must be at least 1, not {episodes}.")
+    check_count("--episodes", episodes, 1, EPISODES)
 
 
 def _known(

@@ -7,15 +7,15 @@ A file holds, for every step, the same seeds and as many episodes of one as of a
 checked on reading, because a mean over seeds is wrong without it.
 """
 
-import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cpl_bench.core.errors import UserError
-from cpl_bench.core.files import write_atomically
+from cpl_bench.core.errors import UserError, shortened
+from cpl_bench.core.files import append, write_atomically
 from cpl_bench.core.score import Score
 
 COLUMNS: dict[str, type] = {
@@ -29,6 +29,9 @@ COLUMNS: dict[str, type] = {
 HEADER = ",".join(COLUMNS)
 _WANTED = dict.fromkeys(COLUMNS, "a whole number from 0")
 _WANTED |= {"success": "0 or 1", "return": "a finite number"}
+
+WHOLE = re.compile(r"[0-9]{1,18}")
+"""Steps, seeds, episodes and lengths as they are written."""
 
 Evaluations = dict[str, NDArray]
 """The columns by name, each (n,) for n episodes."""
@@ -55,18 +58,20 @@ def read_evaluations(path: Path) -> Evaluations:
     if lines[0] != HEADER:
         raise UserError(
             f"{path} is no evaluation file: expected the header '{HEADER}', "
-            f"got '{lines[0][:100]}'. {_REMEDY}"
+            f"got '{shortened(lines[0])}'. {_REMEDY}"
         )
     if len(lines) == 1:
         raise UserError(f"{path} holds a header but no episode. {_REMEDY}")
     if not text.endswith("\n"):
-        raise UserError(f"{path}, line {len(lines)} is cut off: '{lines[-1][:100]}'. {_REMEDY}")
+        raise UserError(
+            f"{path}, line {len(lines)} is cut off: '{shortened(lines[-1])}'. {_REMEDY}"
+        )
     rows = [line.split(",") for line in lines[1:]]
     for number, row in enumerate(rows, start=2):
         if len(row) != len(COLUMNS):
             raise UserError(
                 f"{path}, line {number}: expected {len(COLUMNS)} values ({HEADER}), "
-                f"got {len(row)}: '{lines[number - 1][:100]}'. {_REMEDY}"
+                f"got {len(row)}: '{shortened(lines[number - 1])}'. {_REMEDY}"
             )
     columns = {
         name: _column(path, name, texts)
@@ -100,9 +105,7 @@ def append_evaluations(path: Path, columns: Mapping[str, ArrayLike]) -> None:
     if not path.exists():
         write_atomically(path, f"{HEADER}\n{content}")
         return
-    with path.open("ab", buffering=0) as file:
-        file.write(content.encode())
-        os.fsync(file.fileno())
+    append(path, content, sync=True)
 
 
 def drop_after(path: Path, step: int) -> None:
@@ -124,9 +127,9 @@ def drop_after(path: Path, step: int) -> None:
     kept = [HEADER]
     for number, line in enumerate(lines[1:], start=2):
         reached = line.split(",")[0]
-        if not reached.isdecimal():
+        if not WHOLE.fullmatch(reached):
             raise UserError(
-                f"{path}, line {number}: 'step' is no number in '{line[:100]}'. {_AGAIN}"
+                f"{path}, line {number}: 'step' is no number in '{shortened(line)}'. {_AGAIN}"
             )
         if int(reached) <= step:
             kept.append(line)
@@ -177,7 +180,8 @@ def _column(path: Path, name: str, texts: tuple[str, ...]) -> NDArray:
             good = False
         if not good:
             raise UserError(
-                f"{path}, line {number}: '{name}' must be {_WANTED[name]}, not '{text}'. {_REMEDY}"
+                f"{path}, line {number}: '{name}' must be {_WANTED[name]}, not "
+                f"'{shortened(text)}'. {_REMEDY}"
             )
     raise AssertionError(f"{path}: the column '{name}' is wrong but each of its values is right")
 
@@ -201,11 +205,12 @@ def _check_balance(path: Path, columns: Evaluations) -> None:
             f"{_REMEDY}"
         )
     seeds, rows = np.unique(distinct[:, 1], return_inverse=True)
-    for step in np.unique(distinct[:, 0]):
-        counts = np.bincount(rows[distinct[:, 0] == step], minlength=len(seeds))
-        if len(set(counts)) > 1:
-            found = ", ".join(f"seed {s}: {c}" for s, c in zip(seeds, counts, strict=True))
+    steps, begins = np.unique(distinct[:, 0], return_index=True)  # `distinct` ascends
+    for step, ours in zip(steps, np.split(rows, begins[1:]), strict=True):
+        found, counts = np.unique(ours, return_counts=True)
+        if len(found) < len(seeds) or len(set(counts)) > 1:
+            said = ", ".join(f"seed {seeds[i]}: {c}" for i, c in zip(found, counts, strict=True))
             raise UserError(
-                f"{path}: step {step} is incomplete, expected as many episodes of every seed, "
-                f"got {found}. {_REMEDY}"
+                f"{path}: step {step} is incomplete, expected as many episodes of each of "
+                f"{len(seeds)} seeds, got {shortened(said)}. {_REMEDY}"
             )

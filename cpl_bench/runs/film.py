@@ -34,9 +34,8 @@ def film(
         UserError: no run, no such checkpoint, or a run on data without a task and none given.
     """
     folder = RunFolder(run)
-    record = folder.read()
+    step, weights, record = folder.acting(checkpoint)
     task, elsewhere = record.rolled_out(task)
-    step, weights = folder.at(checkpoint)
     last = step == folder.checkpoint_steps()[-1]
     source = folder.final if last and folder.final.exists() else folder.evaluations
     rows = read_evaluations(source) if source.exists() else {}

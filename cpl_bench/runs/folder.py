@@ -11,6 +11,7 @@ runs/<dataset>/<algorithm>[-note]/
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 AGAIN = "Train again with --overwrite."
+STEP = re.compile(r"0|[1-9][0-9]{0,17}")
+"""What a checkpoint's file is called."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,8 @@ class RunFolder:
 
     def checkpoint_steps(self) -> list[int]:
         """Steps of the checkpoints there are, ascending."""
-        return sorted(
-            int(path.stem) for path in (self.path / "checkpoints").glob("[0-9]*.safetensors")
-        )
+        found = (self.path / "checkpoints").glob("[0-9]*.safetensors")
+        return sorted(int(path.stem) for path in found if STEP.fullmatch(path.stem))
 
     def read_weights(self, step: int) -> PolicyWeights:
         """What acts at a checkpoint, members on the leading axis.
@@ -87,6 +89,21 @@ class RunFolder:
         except (KeyError, TypeError, UserError) as problem:
             raise UserError(f"{path} holds no policy: {problem} Train again.") from None
         return weights
+
+    def acting(self, step: int | None) -> tuple[int, PolicyWeights, RunRecord]:
+        """The checkpoint asked for, or the last: its step, what acts there, and whose it is.
+
+        Raises:
+            UserError: there is none, or not one policy for each of the run's seeds.
+        """
+        record = self.read()
+        step, weights = self.at(step)
+        if len(weights.arrays["w0"]) != len(record.seeds):
+            raise UserError(
+                f"{self.checkpoint(step)} holds {len(weights.arrays['w0'])} policies, and run.json "
+                f"names {len(record.seeds)} seeds: they are not of one run. Train again."
+            )
+        return step, weights, record
 
     def at(self, step: int | None) -> tuple[int, PolicyWeights]:
         """The checkpoint asked for, or the last: its step and what acts there.

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cpl_bench.core.errors import UserError
-from cpl_bench.core.files import write_atomically
+from cpl_bench.core.errors import UserError, shortened
+from cpl_bench.core.files import append, write_atomically
 from cpl_bench.core.progress import say
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ METRICS_HEADER = "step,phase,seed,metric,value"
 LINE = re.compile(
     r"[0-9]{1,18},[^,\x00-\x1f\ufffd]+,[0-9]{1,18},[^,\x00-\x1f\ufffd]+,[-+0-9.einfa]+"
 )
+LONGEST_CELL = 200
 _REMEDY = "Resume its training with --resume, or train it again."
 
 
@@ -38,8 +39,7 @@ def append_metrics(
             writer.writerow([step, phase, seed, name, repr(value)])
     if not path.exists():
         write_atomically(path, METRICS_HEADER + "\n")
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text.getvalue())
+    append(path, text.getvalue())
 
 
 def drop_metrics_after(path: Path, step: int) -> None:
@@ -71,23 +71,27 @@ def read_metrics(
         raise UserError(f"{path} cannot be read: {problem}. {_REMEDY}") from None
     lines = text.splitlines()
     if not lines or lines[0] != METRICS_HEADER:
-        found = f"'{lines[0][:100]}'" if lines else "an empty file"
+        found = f"'{shortened(lines[0])}'" if lines else "an empty file"
         raise UserError(
             f"{path} is no file of metrics: expected the header '{METRICS_HEADER}', got {found}. "
             f"{_REMEDY}"
         )
     if not text.endswith("\n"):
-        raise UserError(f"{path}, line {len(lines)} is cut off: '{lines[-1][:100]}'. {_REMEDY}")
+        raise UserError(
+            f"{path}, line {len(lines)} is cut off: '{shortened(lines[-1])}'. {_REMEDY}"
+        )
     values: dict[str, dict[tuple[int, int], float]] = {metric: {} for metric in metrics}
     for number, line in enumerate(lines[1:], start=2):
         cells = line.split(",")
         try:
             step, of_phase, seed, metric, value = cells
             place, amount = (int(step), int(seed)), float(value)
+            if max(map(len, cells)) > LONGEST_CELL:
+                raise ValueError
         except ValueError:
             raise UserError(
                 f"{path}, line {number}: expected '{METRICS_HEADER}' with numbers for step, seed "
-                f"and value, got '{line[:100]}'. {_REMEDY}"
+                f"and value, got '{shortened(line)}'. {_REMEDY}"
             ) from None
         if of_phase != phase or metric not in values:
             continue

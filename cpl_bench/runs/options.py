@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
-from cpl_bench.core.errors import UserError
+from cpl_bench.core.counts import EPISODES as MOST_EPISODES
+from cpl_bench.core.counts import MEMBERS, PROCESSES, SEED, STEPS, check_count
+from cpl_bench.core.errors import UserError, shown
 
 EPISODES = 25
 """In each evaluation, a seed, unless asked otherwise."""
@@ -41,15 +43,14 @@ class TrainOptions:
     """Delete a run of the same name first."""
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise UserError(f"Seeds must be different whole numbers from 0, not {self.seeds}.")
-        if self.threads < 0:
-            raise UserError(f"--threads must be at least 0, not {self.threads}.")
-        if self.evaluate_every < 1 or self.episodes < 0:
-            raise UserError(
-                "--evaluate-every must be at least 1 and --episodes at least 0, not "
-                f"{self.evaluate_every} and {self.episodes}."
-            )
+        check_count("The number of seeds", len(self.seeds), 1, MEMBERS)
+        for seed in self.seeds:
+            check_count("A seed", seed, 0, SEED)
+        if len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"Seeds must be different, not {shown(self.seeds)}.")
+        check_count("--threads", self.threads, 0, PROCESSES)
+        check_count("--evaluate-every", self.evaluate_every, 1, STEPS)
+        check_count("--episodes", self.episodes, 0, MOST_EPISODES)
         if self.resume and self.overwrite:
             raise UserError("--resume continues a run and --overwrite deletes it: choose one.")
 

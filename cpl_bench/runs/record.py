@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from cpl_bench.core.cards import TaskCard
-from cpl_bench.core.errors import UserError
+from cpl_bench.core.counts import EPISODES, MEMBERS, SEED, STEPS, check_count
+from cpl_bench.core.errors import UserError, shown
 from cpl_bench.core.files import write_atomically
+from cpl_bench.core.names import check_folder, check_line
 from cpl_bench.core.score import Score
+from cpl_bench.core.tables import read_json
 from cpl_bench.core.toml import build
 from cpl_bench.core.versions import processor
 from cpl_bench.learning.config import MethodConfig
@@ -57,7 +60,7 @@ class RunRecord:
     command: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
-    machine: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, str | int] = field(default_factory=dict)
     diverged: tuple[tuple[int, int], ...] = ()
     """(seed, the checkpoint's step) of members whose weights were no longer finite there."""
     resumed: tuple[dict[str, Any], ...] = ()
@@ -66,14 +69,22 @@ class RunRecord:
     record_version: int = RECORD_VERSION
 
     def __post_init__(self) -> None:
+        check_folder("the dataset's name", self.dataset)
+        check_line("the method's name", self.method)
+        check_line("algorithm", self.algorithm)
+        check_count("how many seeds there are", len(self.seeds), 1, MEMBERS)
+        check_count("steps", self.steps, 0, STEPS)
+        check_count("evaluate_every", self.evaluate_every, 1, STEPS)
+        check_count("episodes", self.episodes, 0, EPISODES)
+        for _, steps in self.phases:
+            check_count("the steps of a phase", steps, 0, STEPS)
         checks = {
-            f"dataset and method must be names in a line; got {self.dataset!r}, {self.method!r}": (
-                not (self.dataset and self.method and f"{self.dataset}{self.method}".isprintable())
+            "the method must have a name": not self.method,
+            f"seeds must be different whole numbers from 0 to {SEED}; got {shown(self.seeds)}": (
+                len(set(self.seeds)) < len(self.seeds)
+                or not 0 <= min(self.seeds) <= max(self.seeds) <= SEED
             ),
-            f"seeds must be different whole numbers from 0; got {self.seeds}": (
-                not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0
-            ),
-            f"the phases must add up to steps, {self.steps}; got {self.phases}": (
+            f"the phases must add up to steps, {self.steps}; got {shown(self.phases)}": (
                 sum(n for _, n in self.phases) != self.steps
             ),
             f"behaviour_score, a success rate, must lie in [0, 1]; got {self.behaviour_score}": (
@@ -84,8 +95,8 @@ class RunRecord:
             f"diverged must name seeds of the run, each once; got {self.diverged}": (
                 len({seed for seed, _ in self.diverged} & {*self.seeds}) < len(self.diverged)
             ),
-            f"no number of steps may be negative; got {self.phases}, {self.online_transitions}": (
-                min(self.steps, self.online_transitions, *(n for _, n in self.phases)) < 0
+            f"online_transitions may not be negative; got {self.online_transitions}": (
+                self.online_transitions < 0
             ),
         }
         for problem, found in checks.items():
@@ -194,17 +205,16 @@ def read_record(folder: Path) -> RunRecord:
             "runs/<dataset>/<algorithm>; `cpl-bench list runs` shows those there are."
         )
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise UserError(
-            f"{path} is not readable as JSON: {problem}. Train the run again."
-        ) from None
+        table = read_json(path)
+    except UserError as problem:
+        raise UserError(f"{problem} Train the run again.") from None
     if not isinstance(table, Mapping):
-        raise UserError(f"{path} must hold a table of keys, not {table!r:.100}. Train again.")
+        raise UserError(f"{path} must hold a table of keys, not {shown(table)}. Train again.")
     if table.get("record_version") != RECORD_VERSION:
         raise UserError(
-            f"{path}: expected record_version {RECORD_VERSION}, got {table.get('record_version')}. "
-            "Train the run again, or read it with the cpl_bench that wrote it."
+            f"{path}: expected record_version {RECORD_VERSION}, got "
+            f"{shown(table.get('record_version'))}. Train the run again, or read it with the "
+            "cpl_bench that wrote it."
         )
     try:
         return build(RunRecord, table, path)

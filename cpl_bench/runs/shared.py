@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -28,9 +27,11 @@ from typing import Any
 
 import cpl_bench
 from cpl_bench.core.errors import UserError
-from cpl_bench.core.files import write_atomically
+from cpl_bench.core.files import remove_folder, write_atomically
 from cpl_bench.core.locks import held
+from cpl_bench.core.tables import read_json
 from cpl_bench.learning.interface import OnlinePhase, Phase, Shared
+from cpl_bench.learning.state import take_up
 from cpl_bench.runs.folder import RunFolder
 from cpl_bench.runs.record import RunRecord
 from cpl_bench.tasks.registry import SUITES
@@ -74,10 +75,10 @@ class SharedStart:
         try:
             step, state = self.folder.read_state()
             self._copy(self.folder.path, self.run.path)
+            take_up(self._shared.part, state)
         except (UserError, OSError):  # damaged, taken away meanwhile, or no room
             self.run.drop_after(0)
             return 0
-        self._shared.part.load_state(state)
         return step
 
     def leave(self) -> None:
@@ -86,21 +87,20 @@ class SharedStart:
             return
         made = RunFolder(self.folder.path.with_name(f".{self.folder.path.name}.writing"))
         with suppress(UserError, OSError), held(self.folder.path):  # else only time is lost
-            shutil.rmtree(made.path, ignore_errors=True)  # what a kill left
+            remove_folder(made.path)  # what a kill left
             self._copy(self.run.path, made.path)
             made.write_state(self.steps, self._shared.part.state())
             about = {"decided_by": self._about, "files": _hashes(made.path)}
             write_atomically(made.path / ABOUT, _text(about))
-            if self.folder.path.exists():  # damaged
-                shutil.rmtree(self.folder.path)
+            remove_folder(self.folder.path)  # a damaged one
             made.path.rename(self.folder.path)
 
     def _is_whole(self) -> bool:
         """Whether all files are there as they were left, and meant for this very phase."""
         try:
-            about = json.loads((self.folder.path / ABOUT).read_text(encoding="utf-8"))
+            about = read_json(self.folder.path / ABOUT)
             return about == {"decided_by": self._about, "files": _hashes(self.folder.path)}
-        except (OSError, ValueError):
+        except (OSError, UserError):
             return False
 
     def _copy(self, source: Path, target: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import re
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,10 +12,11 @@ from typing import Literal, cast
 import torch
 
 from cpl_bench.core.cards import TaskCard
+from cpl_bench.core.counts import EVALUATIONS, STEPS, check_count
 from cpl_bench.core.errors import UserError
-from cpl_bench.core.files import drop_temporaries, is_temporary
+from cpl_bench.core.files import drop_temporaries, is_temporary, remove_folder
 from cpl_bench.core.locks import held
-from cpl_bench.core.names import slug
+from cpl_bench.core.names import check_folder, slug
 from cpl_bench.core.progress import say
 from cpl_bench.core.versions import commit, versions
 from cpl_bench.learning.config import MethodConfig
@@ -23,6 +24,7 @@ from cpl_bench.learning.interface import OnlinePhase, Phase, RewardLearner, Segm
 from cpl_bench.learning.loop import fit
 from cpl_bench.learning.methods import find_method
 from cpl_bench.learning.precision import choose_precision, torch_set
+from cpl_bench.learning.state import take_up
 from cpl_bench.preferences.format import PreferenceInfo, Preferences, behaviour_score
 from cpl_bench.runs.feeds import check_feeds
 from cpl_bench.runs.folder import AGAIN, RunFolder
@@ -57,10 +59,10 @@ def train(
         UserError: an unknown algorithm, data that do not hold what the method needs, a GPU that
             isn't there, or a run folder that holds something else.
     """
-    for what, name in (("dataset", dataset), ("note", options.note)):
-        if name != Path(name).name and name:
-            raise UserError(f"A {what}'s name is part of a folder's, and cannot be '{name}'.")
+    check_folder("A dataset's name", dataset)
+    check_folder("A run's name", folder_name(algorithm, options.note))
     entry = find_method(algorithm)
+    check_evaluations(config, options.evaluate_every)
     title = options.method or entry.title(config)
     device = choose_device(options.device)
     if device.type == "cuda":
@@ -121,9 +123,9 @@ def _trained(
     if begin == "resume":
         start_step, state = folder.read_state()
         try:
-            learner.load_state(state)
-        except (KeyError, RuntimeError) as problem:
-            raise UserError(f"{folder.state} is not of this method ({problem}). {AGAIN}") from None
+            take_up(learner, state)
+        except UserError as problem:
+            raise UserError(f"{folder.state} is not of this method: {problem} {AGAIN}") from None
         say(f"Resuming {folder.path} at step {start_step}.")
         before = folder.read()
         if (after := gone_on(before, record, start_step)).resumed != before.resumed:
@@ -174,8 +176,22 @@ def _trained(
 
 def folder_name(algorithm: str, note: str = "") -> str:
     """What a run's folder is called."""
-    name = slug(algorithm) if ":" in algorithm else algorithm
+    name = algorithm if re.fullmatch(r"[\w.-]+", algorithm) else slug(algorithm)
     return f"{name}-{note}" if note else name
+
+
+def check_evaluations(config: MethodConfig, evaluate_every: int) -> None:
+    """Refuse more evaluations than anybody could look at, each with its checkpoint.
+
+    Raises:
+        UserError: there would be too many.
+    """
+    check_count("the steps of a training", config.steps, 1, STEPS)
+    if config.steps > EVALUATIONS * evaluate_every:
+        raise UserError(
+            f"{config.steps:,} steps with an evaluation every {evaluate_every:,} are more than "
+            f"{EVALUATIONS:,} evaluations. Evaluate less often: --evaluate-every."
+        )
 
 
 def check_method(algorithm: str, config: MethodConfig, info: PreferenceInfo, rewards: bool) -> None:
@@ -209,10 +225,10 @@ def _open(
 ) -> Literal["start", "resume", "finished"]:
     """Make the run folder, or check that the one there holds this very run."""
     gone = folder.path.with_name(f".{folder.path.name}.overwritten")
-    shutil.rmtree(gone, ignore_errors=True)
+    remove_folder(gone)
     if options.overwrite and (folder.path / "run.json").is_file():  # damaged or old ones, too
         folder.path.rename(gone)  # in one step: a kill leaves all of it or nothing
-        shutil.rmtree(gone)
+        remove_folder(gone)
     if not (folder.path / "run.json").exists():
         if folder.path.exists() and not all(map(is_temporary, folder.path.iterdir())):
             raise UserError(f"{folder.path} exists and is no run; choose another --note.")

@@ -13,6 +13,7 @@ import numpy as np
 
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import write_atomically
+from cpl_bench.core.tables import from_json
 from cpl_bench.core.toml import build
 from cpl_bench.runs.folder import RunFolder
 
@@ -105,7 +106,7 @@ def read_film(path: Path) -> Film | None:
     try:
         with Image.open(path) as image:
             said = str(image.getexif().get(_DESCRIPTION, ""))
-        facts = json.loads(said.removeprefix(_MARK)) if said.startswith(_MARK) else None
+        facts = from_json(said.removeprefix(_MARK), path) if said.startswith(_MARK) else None
         return build(Film, facts, path) if isinstance(facts, dict) else None
     except (OSError, SyntaxError, ValueError, UserError, Image.DecompressionBombError):
         return None

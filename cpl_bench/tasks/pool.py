@@ -21,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cpl_bench.core.cards import TaskCard
+from cpl_bench.core.counts import PROCESSES, check_count
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.core.progress import progress_bar
@@ -53,8 +54,8 @@ class RolloutPool:
         quiet: bool = False,
     ):
         """`workers`: how many, one a processor by default; `quiet`: say nothing of dead ones."""
-        if workers is not None and workers < 1:
-            raise UserError(f"Workers must be at least 1, not {workers}; 0 is one a processor.")
+        if workers is not None:
+            check_count("--workers", workers, 1, PROCESSES)
         self.workers = workers or processors()
         self._quiet = quiet
         self._environment = {**os.environ, **ONE_THREAD, **(environment or {})}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def make_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
     key = hashlib.sha256(json.dumps(recipe(card), sort_keys=True).encode()).hexdigest()[:12]
     name = file_part(Path(card.task).stem)  # of a card's path, its name
     path = data_root() / "clones" / f"{name}-{key}.safetensors"
-    clone = _read_clone(path)
+    clone = _read_clone(path, len(card.behaviour.levels))
     if clone is None:
         clone = _train_clone(card, task, pool)
         _write_clone(path, clone)
@@ -175,22 +175,28 @@ def _write_clone(path: Path, clone: Clone) -> None:
     write_tensors(path, tensors, {"steps": clone.steps, "score": clone.score})
 
 
-def _read_clone(path: Path) -> Clone | None:
-    """None if there is none, or a damaged one."""
+def _read_clone(path: Path, levels: int) -> Clone | None:
+    """None if there is none of so many levels, or a damaged one."""
     if not path.is_file():
         return None
     try:
         about, tensors = read_tensors(path, "It is made again.")
-        return Clone(_by_level(tensors, len(about["steps"])), about["steps"], about["score"])
+        steps, score = list(about["steps"]), list(about["score"])
+        policies = _by_level(tensors, len(steps))
+        for policy in policies:
+            replace(policy, arrays={k: v[None] for k, v in policy.arrays.items()}).check_members()
     except (UserError, KeyError, TypeError):
         return None
+    numbers = all(type(each) is int for each in steps) and all(type(x) is float for x in score)
+    whole = len(steps) == len(score) == levels and numbers
+    return Clone(policies, steps, score) if whole else None
 
 
 def _by_level(tensors: dict[str, np.ndarray], levels: int) -> list[PolicyWeights]:
     return [
         PolicyWeights(
             "deterministic",
-            {k.split(".")[1]: value for k, value in tensors.items() if k.startswith(f"{i}.")},
+            {k.removeprefix(f"{i}."): v for k, v in tensors.items() if k.startswith(f"{i}.")},
         )
         for i in range(levels)
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +13,26 @@ from numpy.typing import NDArray
 
 from cpl_bench.core.cards import TaskCard
 from cpl_bench.tasks.episodes import Trajectory
+
+
+@dataclass(frozen=True)
+class Level:
+    """At which step a clone was stopped for a level of its card, and what it scored there."""
+
+    wanted: float
+    step: int
+    measured: float
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What of a dataset's record is looked at; a record is checked by it, and holds more."""
+
+    card: dict[str, Any] = field(default_factory=dict)
+    content_hash: str = ""
+    levels: tuple[Level, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from cpl_bench.learning.config import (
+    BATCH,
     COUNT,
     LAPTOP_CLONE,
     LAPTOP_POLICY,
@@ -40,7 +41,7 @@ class PercentBCConfig:
 
     def __post_init__(self) -> None:
         within = ("in (0, 100]", lambda value: 0 < value <= 100)
-        refuse(self, {"percent": within, "steps": COUNT, "transitions": COUNT})
+        refuse(self, {"percent": within, "steps": COUNT, "transitions": BATCH})
 
 
 PAPER = PercentBCConfig()

@@ -98,7 +98,10 @@ class PIQLConfig:
                 "value_scale": positive,
                 "steps": settings.COUNT,
                 "segments": settings.SEGMENTS,
-                "transitions": ("0 or at least 2", lambda value: value == 0 or value > 1),
+                "transitions": (
+                    "0 or at least 2, and at most 1,000,000",
+                    lambda value: value == 0 or 1 < value <= 10**6,
+                ),
             },
         )
         settings.share_out(self.steps, "iql", reward=self.reward.fitting_steps)

@@ -13,18 +13,21 @@ import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cpl_bench.core.cards import TaskCard
-from cpl_bench.core.errors import UserError
-from cpl_bench.core.files import recover_folder, replace_folder
+from cpl_bench.core.errors import UserError, in_a_line
+from cpl_bench.core.files import recover_folder, remove_folder, replace_folder
 from cpl_bench.core.folders import data_root
+from cpl_bench.core.tables import from_json, read_json
+from cpl_bench.core.toml import build
 from cpl_bench.core.versions import installed
 from cpl_bench.tasks.episodes import Trajectory
-from cpl_bench.trajectories.dataset import TrajectorySet
+from cpl_bench.trajectories.dataset import Recorded, TrajectorySet
 
 
 def read_record(minari_id: str) -> dict[str, Any] | None:
@@ -37,22 +40,22 @@ def read_record(minari_id: str) -> dict[str, Any] | None:
     recover_folder(folder)
     if not folder.exists():
         return None
+    path = folder / "data" / "metadata.json"
     try:
-        metadata = json.loads((folder / "data" / "metadata.json").read_text(encoding="utf-8"))
-        if "cpl_bench" not in metadata:
-            raise UserError(
-                f"{folder} holds a Minari dataset that cpl_bench collect did not write. It is left "
-                f"as it is; for data of our own, {LEAVE_IT}"
-            )
-        record = json.loads(metadata["cpl_bench"])
-        if not isinstance(record, dict):
-            raise ValueError("the record is no table")
-    except (OSError, ValueError, TypeError) as problem:
+        metadata = read_json(path)
+        if not isinstance(metadata, dict):
+            raise UserError(f"{path} holds no table")
+    except (OSError, UserError) as problem:
         raise UserError(
             f"{folder} is there and cannot be read ({problem}). It is left as it is: mend it, or "
             f"{LEAVE_IT}"
         ) from None
-    return record
+    if "cpl_bench" not in metadata:
+        raise UserError(
+            f"{folder} holds a Minari dataset that cpl_bench collect did not write. It is left "
+            f"as it is; for data of our own, {LEAVE_IT}"
+        )
+    return _record(metadata["cpl_bench"], path)
 
 
 def minari_folder(minari_id: str) -> Path:
@@ -91,7 +94,7 @@ def write_trajectories(
     ]
     target = minari_folder(minari_id)
     staging = data_root() / f".writing-{minari_id.replace('/', '-')}"
-    shutil.rmtree(staging, ignore_errors=True)  # what a kill left
+    remove_folder(staging)  # what a kill left
     try:
         with minari_root(staging), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -147,13 +150,49 @@ def read_trajectories(minari_id: str, root: Path | None = None) -> TrajectorySet
             metadata = list(dataset.storage.get_episode_metadata(every))
             episodes = list(dataset.storage.get_episodes(every))
         trajectories = [_trajectory(*each) for each in zip(metadata, episodes, strict=True)]
-        record = json.loads(dataset.storage.metadata.get("cpl_bench", "{}"))
-    except (OSError, KeyError, ValueError, AssertionError, RuntimeError, TypeError) as problem:
+        _check_alike(trajectories)
+        record = _record(dataset.storage.metadata.get("cpl_bench", "{}"), folder)
+    except Exception as problem:  # of Minari, h5py, Gymnasium and whatever module a spec names
         raise UserError(
-            f"The trajectories at {folder} cannot be read ({type(problem).__name__}: {problem}). "
-            f"They are left as they are: mend them, or {LEAVE_IT}"
+            f"The trajectories at {folder} cannot be read ({type(problem).__name__}: "
+            f"{in_a_line(str(problem))}). They are left as they are: mend them, or {LEAVE_IT}"
         ) from None
     return TrajectorySet(minari_id, trajectories, record)
+
+
+def _record(text: object, where: Path) -> dict[str, Any]:
+    """What `collect` wrote down, as far as it is looked at."""
+    record = from_json(text, where) if isinstance(text, str) else None
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: what cpl_bench recorded there is no table.")
+    looked_at = [entry.name for entry in fields(Recorded)]
+    build(Recorded, {key: record[key] for key in looked_at if key in record}, where)
+    return record
+
+
+def _check_alike(trajectories: Sequence[Trajectory]) -> None:
+    """Refuse episodes whose arrays do not go together, or not with each other's."""
+    if not trajectories:
+        raise ValueError("it holds no episode")
+    first = trajectories[0]
+    for number, each in enumerate(trajectories):
+        steps = len(each.rewards)
+        wanted = {
+            "observations": (steps + 1, *first.observations.shape[1:]),
+            "actions": (steps, *first.actions.shape[1:]),
+            "rewards": (steps,),
+            "successes": (steps,),
+            "states": (steps + 1, *first.states.shape[1:]) if len(each.states) else (0, 0),
+        }
+        for name, shape in wanted.items():
+            array = getattr(each, name)
+            axes = 1 if name in ("rewards", "successes") else 2
+            if array.shape != shape or array.ndim != axes or steps < 1:
+                raise ValueError(
+                    f"episode {number} has {name} of shape {array.shape}, of {steps} steps"
+                )
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} of episode {number} are not all finite")
 
 
 def _trajectory(metadata: dict[str, Any], episode: dict[str, Any]) -> Trajectory:
