@@ -21,17 +21,23 @@ class PolicyWeights:
     """
 
     kind: Kind
-    """deterministic: the output is the action; gaussian: its mean, and "std" (a,) the deviation."""
+    """deterministic: the output is the action; gaussian: its mean, and "std" the deviations."""
     arrays: dict[str, np.ndarray]
-    """w0 (o, h), b0 (h,), w1 …; the last layer has chunk_length × a outputs."""
+    """w0 (o, h), b0 (h,), w1 …; the last layer, and "std", have chunk_length × a numbers."""
     chunk_length: int = 1
     """Steps that one look at the simulator decides; they are executed one after the other."""
+    replan: int = 0
+    """So many of them are executed before the next look; 0: all."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind) or self.chunk_length < 1:
             raise UserError(
                 f"A policy is {' or '.join(get_args(Kind))} with chunks of at least 1 step, not "
                 f"{self.kind!r} with chunks of {self.chunk_length}."
+            )
+        if not 0 <= self.replan <= self.chunk_length:
+            raise UserError(
+                f"Of a chunk of {self.chunk_length} steps {self.replan} cannot be executed."
             )
         if self.kind == "gaussian" and "std" not in self.arrays:
             raise UserError(f"A gaussian policy has an array 'std'; got {', '.join(self.arrays)}.")
@@ -42,6 +48,11 @@ class PolicyWeights:
         last = sum(name.startswith("w") for name in self.arrays) - 1
         outputs = self.arrays[f"b{last}"].shape[-1]
         return self.arrays["w0"].shape[-2], outputs // self.chunk_length
+
+    @property
+    def executed_steps(self) -> int:
+        """Steps from one look to the next."""
+        return self.replan or self.chunk_length
 
     def check_members(self) -> None:
         """Refuse arrays, with the members on their leading axis, that are no perceptron.
@@ -67,6 +78,14 @@ class PolicyWeights:
                     f"members with {inputs} inputs."
                 )
             inputs = outputs
+        std = self.arrays.get("std")
+        if std is not None and (std.shape != (count, inputs) or (std < 0).any()):
+            raise UserError(
+                f"its std must be {inputs} deviations for each of {count} members, none negative; "
+                f"its shape is {std.shape}."
+            )
+        if inputs % self.chunk_length:
+            raise UserError(f"its {inputs} outputs are no {self.chunk_length} actions.")
         wrong = [name for name, array in self.arrays.items() if not np.isfinite(array).all()]
         if not count or not inputs or wrong:
             raise UserError(f"there are no members, or no finite numbers in {', '.join(wrong)}.")
