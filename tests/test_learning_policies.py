@@ -12,6 +12,7 @@ from cpl_bench.core.cards import load_task
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.seeds import episode_seeds
 from cpl_bench.core.toml import replaced
+from cpl_bench.experiments.run import Run
 from cpl_bench.learning.config import Optimiser, PolicyConfig, Stage, chunk_of
 from cpl_bench.learning.interface import BestEpisodes, PreferenceBatch, Segments, Transitions
 from cpl_bench.learning.losses import fixed_variance_log_prob
@@ -336,6 +337,8 @@ def test_a_run_of_chunks_is_rolled_out_as_it_says(run, pool, tmp_path, replan):
     for i, (seed, own) in enumerate(zip((0, 3), weights.members(), strict=True)):
         expected = [by_hand(own, each, replan or 4) for each in episode_seeds("test", 2, seed)]
         assert rows["return"][2 * i : 2 * i + 2].tolist() == expected
+    plans = Run(path).policy(3)(np.zeros((5, 6)))
+    assert plans.shape == (5, replan or 4, 2)
     frames, _ = pool.render(POINTMASS, 5, weights.members()[0], every=10)
     (same,) = run_episodes(POINTMASS, [5], 0, weights.members()[0], EpisodeRules())
     assert len(frames) == 1 + len(same.rewards) // 10

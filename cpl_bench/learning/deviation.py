@@ -1,4 +1,10 @@
-"""σ of a diagonal Gaussian policy: its logarithm is learned, and put back within limits."""
+"""σ of a diagonal Gaussian policy: its logarithm is learned, and put back within limits.
+
+As in Hejna et al., arXiv 2310.13639v3, on D4RL: tanh mean, one σ an action dimension. The released
+code for those data has such a policy, with log σ from 0 and clipped into [−5, 2], though its script
+trains the deterministic one. Deviation: there log σ is clipped where it is used, and beyond a limit
+gets no gradient back; here it is put on the limit after each step. The paper states no limits.
+"""
 
 from __future__ import annotations
 
