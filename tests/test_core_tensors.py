@@ -95,6 +95,18 @@ def test_perceptrons_are_policies():
     PolicyWeights("gaussian", layers(4, 2) | std).check_members()
 
 
+def test_deviations_and_chunks_must_fit_the_outputs():
+    arrays = layers(4, 6)
+    fitting = PolicyWeights("gaussian", arrays | {"std": np.ones((2, 6))}, 3, 1)
+    fitting.check_members()
+    assert (fitting.sizes, fitting.executed_steps) == ((4, 2), 1)
+    for std in (np.ones((2, 2)), np.ones(6), -np.ones((2, 6))):
+        with pytest.raises(UserError, match="its std must be 6 deviations for each of 2 members"):
+            PolicyWeights("gaussian", arrays | {"std": std}, 3).check_members()
+    with pytest.raises(UserError, match="its 6 outputs are no 4 actions"):
+        PolicyWeights("deterministic", arrays, 4).check_members()
+
+
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [

@@ -41,7 +41,7 @@ from cpl_bench.runs.assess import assess
 from cpl_bench.runs.batches import PreferenceSampler, steps_of
 from cpl_bench.runs.feeds import Source, stretches
 from cpl_bench.runs.prepare import prepare
-from cpl_bench.tasks.policies import mlp_action
+from cpl_bench.tasks.policies import mlp_action, planner
 from cpl_bench.trajectories.collect import collect
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -177,19 +177,34 @@ TEACHES = {  # least success, and how far above imitation
     "ppo": (0.55, 0.0),
 }
 
+LEARNED, CHUNKS = {"variance": "learned", "std_limits": [0.2, 1.5]}, {"chunk": 4}
+POLICIES = {  # methods with policies beside the plain one, which keep all promises, too
+    "sft, chunks": CHUNKS,
+    "cpl, chunks": CHUNKS | {"average": 0.9},
+    "cpl, learned variance": LEARNED | {"average": 0.9},
+    "cpl, both": CHUNKS | LEARNED | {"replan": 3},
+    "percent-bc, both": CHUNKS | LEARNED,
+    "piql, learned variance": LEARNED,
+}
+
 every_method = pytest.mark.parametrize("name", ALGOS)
+every_learner = pytest.mark.parametrize("name", [*ALGOS, *POLICIES])
+
+
+def method_of(name):
+    return name.partition(",")[0]
 
 
 def config_of(name, **settings):
     """The tiny config with those of the settings that the method has."""
-    config = configured(name, "laptop", TINY[name])
+    config = configured(method_of(name), "laptop", TINY[method_of(name)])
     known = {key: value for key, value in settings.items() if hasattr(config, key)}
-    return replaced(config, known, name)
+    return replaced(replaced(config, known, name), {"policy": POLICIES.get(name, {})}, name)
 
 
 def build(name, seeds, **settings):
     config = config_of(name, **settings)
-    return find_method(name).build(config, OBSERVATION, ACTION, seeds, CPU)
+    return find_method(method_of(name)).build(config, OBSERVATION, ACTION, seeds, CPU)
 
 
 def draw_for(seeds):
@@ -360,7 +375,7 @@ def test_no_steps_of_cloning_leave_the_phase_out(name, dots, pool):
     assert left == [phase.name for phase in phases[1:]]
 
 
-@every_method
+@every_learner
 def test_same_seed_same_bytes(name):
     results = []
     for _ in range(2):
@@ -372,7 +387,7 @@ def test_same_seed_same_bytes(name):
     assert_same(results[0][0], results[1][0])
 
 
-@every_method
+@every_learner
 def test_other_seeds_learn_otherwise(name):
     algorithm = build(name, [3, 7])
     train(algorithm, [3, 7])
@@ -380,7 +395,7 @@ def test_other_seeds_learn_otherwise(name):
     assert not np.allclose(weights["w0"][0], weights["w0"][1], atol=1e-2)
 
 
-@every_method
+@every_learner
 def test_a_member_learns_the_same_alone_and_among_four(name):
     seeds = [4, 0, 9, 2]
     together = build(name, seeds)
@@ -417,7 +432,7 @@ def test_a_member_draws_the_same_batches_alone_and_among_four(dots, kind):
                 assert torch.equal(getattr(one, field)[0], getattr(many, field)[member]), field
 
 
-@every_method
+@every_learner
 @pytest.mark.parametrize("stop", [2, 5, 9])  # within the first phase, between two, in the second
 def test_a_resumed_member_ends_where_an_uninterrupted_one_does(name, stop):
     seeds = [1, 6]
@@ -437,7 +452,7 @@ def test_a_resumed_member_ends_where_an_uninterrupted_one_does(name, stop):
     assert_same(resumed.state(), whole.state())
 
 
-@every_method
+@every_learner
 def test_metrics_are_one_detached_number_a_member(name):
     for _, metrics in train(build(name, [0, 1, 2]), [0, 1, 2]):
         assert metrics
@@ -447,7 +462,7 @@ def test_metrics_are_one_detached_number_a_member(name):
             assert value.isfinite().all()
 
 
-@every_method
+@every_learner
 def test_a_worker_acts_as_the_policy_does(name):
     algorithm = build(name, [0, 1])
     train(algorithm, [0, 1])
@@ -455,8 +470,11 @@ def test_a_worker_acts_as_the_policy_does(name):
     actions = algorithm.act(observations)
     assert torch.equal(actions, algorithm.act(observations))  # no dropout
     for member, policy in enumerate(algorithm.weights().members()):
-        found = mlp_action(policy.arrays, observations[member].numpy())
-        np.testing.assert_allclose(found, actions[member], atol=1e-6)
+        found = planner(policy)([None] * 50, observations[member].numpy())  # (50, steps, a)
+        np.testing.assert_allclose(found[:, 0], actions[member], atol=1e-6)
+        wanted = algorithm.config.policy
+        assert found.shape[1] == wanted.replan or wanted.chunk
+        assert ("std" in policy.arrays) == (wanted.variance == "learned")
 
 
 # --- The first losses, by hand ---
@@ -718,7 +736,7 @@ def test_the_rate_warms_up_linearly():
 # --- Golden curves ---
 
 
-@every_method
+@every_learner
 def test_golden_curve(name):
     """The first 20 steps give the committed metrics; see the header to write them anew."""
     algorithm = build(name, [0, 1], clone={"steps": 8}, steps=20)
@@ -726,7 +744,7 @@ def test_golden_curve(name):
         {"phase": phase, **{key: value.tolist() for key, value in metrics.items()}}
         for phase, metrics in train(algorithm, [0, 1], stop=20)
     ]
-    path = GOLDEN / f"{name}.json"
+    path = GOLDEN / f"{name.replace(', ', '-').replace(' ', '-')}.json"
     if os.environ.get("CPL_BENCH_GOLDEN") == "write":
         path.write_text("[\n" + ",\n".join(map(json.dumps, curve)) + "\n]\n")
     expected = json.loads(path.read_text())

@@ -16,6 +16,7 @@ from cpl_bench.runs.prepare import prepare
 CPU = torch.device("cpu")
 LASTS = 24  # steps of a phase: three as they are, then records of ten and single ones
 POLICY = {"hidden": (8, 8), "standardise": True, "average": 0.9, "dropout": 0.25}
+LEARNED = {"variance": "learned", "std_limits": (0.9, 1.0)}
 CLONE = {"policy": POLICY, "clone": {"steps": LASTS}, "segments": 8, "steps": 2 * LASTS}
 REWARD = {"steps": LASTS, "hidden": (8, 8)}
 IQL = {"policy": POLICY, "reward": REWARD, "segments": 8, "steps": 2 * LASTS}
@@ -26,7 +27,11 @@ CASES = {
     "cpl, all of Adam": CLONE
     | {"contrast": {"cosine": True, "largest_gradient": 0.1, "warmup_steps": 9}},
     "cpl, imitating": CLONE | {"bc_weight": 0.5},
+    "cpl, learned variance": CLONE | {"policy": POLICY | LEARNED},
+    "cpl, chunks": CLONE
+    | {"policy": POLICY | {"chunk": 4}, "clone": {"steps": LASTS, "transitions": 16}},
     "percent-bc": {"policy": POLICY, "transitions": 16, "steps": LASTS},
+    "percent-bc, chunks": {"policy": POLICY | LEARNED | {"chunk": 3}, "steps": LASTS},
     "piql": IQL,
     "piql, laptop": IQL
     | {"transitions": 16, "standardise_rewards": True, "value_scale": 100.0}

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -416,9 +417,12 @@ def test_importing_the_registry_reads_each_card_once():
 # --- Policies that plan ahead ---
 
 
-@pytest.mark.parametrize("chunk_length", [1, 2, 3])
-def test_a_plan_is_executed_before_the_next_look(chunk_length):
+@pytest.mark.parametrize(
+    ("chunk_length", "replan"), [(1, 0), (1, 1), (2, 0), (3, 0), (3, 1), (3, 2), (3, 3)]
+)
+def test_a_plan_is_executed_before_the_next_look(chunk_length, replan):
     card, weights = load_task("pointmass"), planning(6, 2, chunk_length)
+    weights = replace(weights, replan=replan)
     (found,) = run_episodes(card, [3], 0, weights, EpisodeRules())
     task = make_task(card)
     observation, _ = task.reset(seed=3)
@@ -427,7 +431,7 @@ def test_a_plan_is_executed_before_the_next_look(chunk_length):
         if not plan:
             look, w0 = observation.astype(np.float64), weights.arrays["w0"].astype(np.float64)
             output = np.tanh(look @ w0 + weights.arrays["b0"])
-            plan = list(executed(output.reshape(chunk_length, 2)))
+            plan = list(executed(output.reshape(chunk_length, 2)))[: replan or chunk_length]
         observation, reward, *_ = task.step(plan.pop(0))
         observations.append(observation)
         rewards.append(reward)
@@ -460,7 +464,22 @@ def test_plans_of_episodes_that_end_apart_are_each_their_own(pool):
         np.testing.assert_allclose(episode.observations[:, 2], places, atol=1e-5)
 
 
+def test_each_step_of_a_chunk_is_drawn_with_its_own_deviation():
+    arrays = constant(6, 0.1, -0.2, 0.3, 0.0, 0.5, -0.4).arrays  # three steps of two actions
+    std = np.array([0.0, 0.05, 0.4, 0.1, 0.2, 0.3], np.float32)
+    drawing = PolicyWeights("gaussian", arrays | {"std": std}, 3, replan=2)
+    rules = EpisodeRules(sampled=True)
+    found = run_episodes(load_task("pointmass"), range(40), 0, drawing, rules)
+    actions = np.concatenate([each.actions for each in found])  # 40 × 50 of them, two a look
+    for place, mean in enumerate([[0.1, -0.2], [0.3, 0.0]]):
+        drawn, own = actions[place::2], std[2 * place : 2 * place + 2]
+        np.testing.assert_allclose(drawn.std(0), own, rtol=4 / np.sqrt(2 * len(drawn)), atol=1e-4)
+        np.testing.assert_allclose(drawn.mean(0), mean, atol=4 * 0.4 / np.sqrt(len(drawn)))
+
+
 def test_a_policy_that_cannot_be_is_refused():
+    with pytest.raises(UserError, match="Of a chunk of 2 steps 3 cannot be executed"):
+        replace(planning(6, 2, 2), replan=3)
     arrays = constant(3, 0.1, 0.1).arrays
     with pytest.raises(UserError, match="an array 'std'; got w0, b0"):
         PolicyWeights("gaussian", arrays)

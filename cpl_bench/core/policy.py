@@ -22,14 +22,17 @@ class PolicyWeights:
     """
 
     kind: Kind
-    """deterministic: the output is the action; gaussian: its mean, and "std" (a,) the deviation."""
+    """deterministic: the output is the action; gaussian: its mean, and "std" the deviations."""
     arrays: dict[str, np.ndarray]
-    """w0 (o, h), b0 (h,), w1 …; the last layer has chunk_length × a outputs."""
+    """w0 (o, h), b0 (h,), w1 …; the last layer, and "std", have chunk_length × a numbers."""
     chunk_length: int = 1
     """Steps that one look at the simulator decides; they are executed one after the other."""
+    replan: int = 0
+    """So many of them are executed before the next look; 0: all."""
 
     def __post_init__(self) -> None:
         check_count("the steps of a policy's chunks", self.chunk_length, 1, HORIZON)
+        check_count("the steps of a chunk that are executed", self.replan, 0, self.chunk_length)
         if self.kind not in get_args(Kind):
             raise UserError(f"A policy is {' or '.join(get_args(Kind))}, not {shown(self.kind)}.")
         if self.kind == "gaussian" and "std" not in self.arrays:
@@ -41,6 +44,11 @@ class PolicyWeights:
         last = sum(name.startswith("w") for name in self.arrays) - 1
         outputs = self.arrays[f"b{last}"].shape[-1]
         return self.arrays["w0"].shape[-2], outputs // self.chunk_length
+
+    @property
+    def executed_steps(self) -> int:
+        """Steps from one look to the next."""
+        return self.replan or self.chunk_length
 
     def check_members(self) -> None:
         """Refuse arrays, with the members on their leading axis, that are no perceptron.
@@ -66,14 +74,14 @@ class PolicyWeights:
                     f"members with {inputs} inputs."
                 )
             inputs = outputs
-        wide = self.arrays.get("std", np.zeros((count, inputs, 1)))  # (s, a) or (s, h, a)
-        if inputs % self.chunk_length or (
-            self.kind == "gaussian" and wide.shape != (count, inputs)
-        ):
+        std = self.arrays.get("std")
+        if std is not None and (std.shape != (count, inputs) or (std < 0).any()):
             raise UserError(
-                f"its {inputs} outputs are no chunks of {self.chunk_length} steps, or its "
-                f"deviations of shape {wide.shape} are not those of {count} members."
+                f"its std must be {inputs} deviations for each of {count} members, none negative; "
+                f"its shape is {std.shape}."
             )
+        if inputs % self.chunk_length:
+            raise UserError(f"its {inputs} outputs are no {self.chunk_length} actions.")
         if any(array.dtype != np.float32 for array in self.arrays.values()):
             raise UserError("its numbers are not float32.")
         wrong = [name for name, array in self.arrays.items() if not np.isfinite(array).all()]

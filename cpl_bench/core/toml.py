@@ -1,9 +1,12 @@
-"""TOML tables become frozen dataclasses, strictly: cards, experiments, settings, records."""
+"""TOML tables become frozen dataclasses, strictly: cards, experiments, settings, records.
+
+And back again, for records: what a dataclass is, as a table.
+"""
 
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, field, fields, is_dataclass, replace
 from operator import index
 from pathlib import Path
 from typing import (
@@ -20,6 +23,31 @@ from typing import (
 from cpl_bench.core.errors import UserError, shortened, shown, unknown_name
 
 Card = TypeVar("Card")
+T = TypeVar("T")
+
+ADDED = {"added": True}
+"""Marks a field that came after the first records were written."""
+
+
+def added(default: T) -> T:
+    """The default of a field that came later: tables leave such a field out while it has it.
+
+    So the records of earlier runs, which know nothing of it, read and compare as ever. It stands
+    for what was done before there was the field, and must never be changed.
+    """
+    return field(default=default, metadata=ADDED)
+
+
+def table_of(card: Any) -> dict[str, Any]:
+    """A dataclass as nested tables, without what was `added` and has its default."""
+    table = asdict(card)
+    for entry in fields(card):
+        value = getattr(card, entry.name)
+        if ADDED.items() <= entry.metadata.items() and value == entry.default:
+            del table[entry.name]
+        elif is_dataclass(value):
+            table[entry.name] = table_of(value)
+    return table
 
 
 def build(kind: type[Card], table: Mapping[str, Any], path: Path | str, where: str = "") -> Card:

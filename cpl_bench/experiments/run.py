@@ -45,7 +45,7 @@ class Run:
     def policy(self, seed: int | None = None, checkpoint: int | None = None) -> Policy:
         """The deterministic policy of a seed (the first by default): observations → actions.
 
-        A policy that plans chunks of h steps gives (b, h, a).
+        A policy that plans chunks gives (b, h, a): the h steps up to its next look.
 
         Raises:
             UserError: no such seed or checkpoint.
@@ -61,7 +61,8 @@ class Run:
             actions = executed(mlp_action(own.arrays, looks))
             if own.chunk_length == 1:
                 return actions
-            return actions.reshape(*actions.shape[:-1], own.chunk_length, -1)
+            chunks = actions.reshape(*actions.shape[:-1], own.chunk_length, -1)
+            return chunks[..., : own.executed_steps, :]
 
         return act
 

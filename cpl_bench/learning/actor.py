@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.learning.config import NOT_NEGATIVE, POSITIVE, Optimiser, refuse
+from cpl_bench.learning.deviation import first_log_std, limit_log_std
 from cpl_bench.learning.losses import (
     KL_ESTIMATORS,
     adapted_coefficient,
@@ -125,10 +125,9 @@ class Actor:
         """`optimiser` moves mean and σ in so many `steps`."""
         self.policy, self.std, self.kl = policy, std, kl
         device, sizes = policy.keys.device, policy.network.sizes
-        first = torch.full((len(seeds), sizes[-1]), std.initial, device=device)
-        self.log_std = first.log().requires_grad_()
+        self.log_std = first_log_std(std.initial, len(seeds), sizes[-1], device)
         self._reference = MLP(sizes, seeds, device, network=0)
-        self._reference_std = first
+        self._reference_std = torch.full_like(self.log_std, std.initial, requires_grad=False)
         parameters = {**policy.parameters, "log_std": self.log_std}
         self._adam = WarmAdam(parameters, optimiser, steps)
         self._parts: dict[str, Part] = {"reference": self._reference, "adam": self._adam}
@@ -180,8 +179,7 @@ class Actor:
 
     def limit(self) -> None:
         """Keep σ within its limits."""
-        with torch.no_grad():
-            self.log_std.clamp_(np.log(self.std.lowest), np.log(self.std.highest))
+        limit_log_std(self.log_std, self.std.lowest, self.std.highest)
 
     def behaviour(self) -> PolicyWeights:
         """The policy, and "std" (s, a) to draw actions with."""

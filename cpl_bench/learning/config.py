@@ -7,11 +7,13 @@ number stands in one place: `--policy.hidden 256 256 --contrast.rate 3e-4` on th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from cpl_bench.core.errors import UserError, shown
+from cpl_bench.core.toml import added
 
 BYTE = 256
 """Dropout is drawn from random bytes: its probability is a multiple of 1/256."""
@@ -86,9 +88,13 @@ WIDTHS = (
 )
 
 
+STD_LIMITS = (0.0067, 7.39)
+"""Those of the paper's code for D4RL: log σ in [−5, 2]."""
+
+
 @dataclass(frozen=True)
 class PolicyConfig:
-    """The policy's network; the defaults are the paper's for state observations."""
+    """The policy; the defaults are the paper's for state observations."""
 
     hidden: tuple[int, ...] = (512, 512)
     """Widths of the hidden layers."""
@@ -99,11 +105,50 @@ class PolicyConfig:
     average: float = 0.0
     """Share of itself that an average of the weights keeps in a gradient step; the average acts.
     0: the weights themselves do."""
+    variance: Literal["fixed", "learned"] = added("fixed")
+    """fixed: log π is −‖μ − a‖², as on Meta-World; learned: the log density of a diagonal Gaussian,
+    one σ an action dimension, as on D4RL. The mean acts in either case."""
+    std_limits: tuple[float, float] = added(STD_LIMITS)
+    """Within these a learned σ stays; it begins at 1, or at the nearer of them."""
+    chunk: int = added(1)
+    """Actions that one look at the simulator decides: h, the next ones."""
+    replan: int = added(0)
+    """Actions of a chunk that are executed before the next look; 0: all, in open loop."""
 
     def __post_init__(self) -> None:
         within = ("in [0, 0.998]", lambda value: 0 <= value < 1 and round(BYTE * value) < BYTE)
         below = ("in [0, 1)", lambda value: 0 <= value < 1)
         refuse(self, {"hidden": WIDTHS, "dropout": within, "average": below})
+        known = ("fixed or learned", lambda value: value in ("fixed", "learned"))
+        limits = ("two positive numbers, the lower first", lambda v: 0 < v[0] <= v[1] < math.inf)
+        part = (
+            f"a whole number from 0 to the chunk's {self.chunk}",
+            lambda v: type(v) is int and 0 <= v <= self.chunk,
+        )
+        refuse(self, {"variance": known, "std_limits": limits, "chunk": COUNT, "replan": part})
+        if self.variance == "fixed" and self.std_limits != STD_LIMITS:
+            raise UserError(f"std_limits = {self.std_limits} are for variance = 'learned'.")
+
+
+def chunk_of(config: MethodConfig) -> int:
+    """Actions that one look decides, as a method's `policy: PolicyConfig` has it."""
+    policy = getattr(config, "policy", None)
+    return policy.chunk if isinstance(policy, PolicyConfig) else 1
+
+
+def refuse_for_values(policy: PolicyConfig, method: str, own_std: bool = False) -> None:
+    """Refuse chunks to a method whose values judge actions one by one, and a second σ.
+
+    Raises:
+        UserError: the policy plans chunks, or learns a σ where the method has its `own_std`.
+    """
+    if policy.chunk > 1:
+        raise UserError(
+            f"policy.chunk must be 1, not {policy.chunk}: {method} learns what single actions are "
+            "worth, and those of a chunk come together. Chunks are for cloning and CPL."
+        )
+    if own_std and policy.variance == "learned":
+        raise UserError(f"policy.variance must be fixed: {method} has a σ of its own, see std.")
 
 
 LAPTOP_POLICY = PolicyConfig((256, 256), dropout=0.0, standardise=True, average=0.995)

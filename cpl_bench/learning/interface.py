@@ -104,6 +104,8 @@ class Transitions:
     """Whether batches hold the true rewards."""
     following: bool = True
     """Whether a step comes with the next one; else any step of a segment is drawn."""
+    window: int = 1
+    """Steps from each one drawn on, of the same segment: a chunk is learned from so many."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class BestEpisodes:
 
     percent: float
     count: int
+    window: int = 1
+    """Steps from each one drawn on, of the same episode."""
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.learning.config import BYTE, Optimiser, PolicyConfig, Stage
+from cpl_bench.learning.deviation import first_log_std, limit_log_std
 from cpl_bench.learning.interface import (
     Metrics,
     Phase,
@@ -23,7 +25,7 @@ from cpl_bench.learning.interface import (
     Shared,
     Transitions,
 )
-from cpl_bench.learning.losses import fixed_variance_log_prob
+from cpl_bench.learning.losses import fixed_variance_log_prob, gaussian_log_prob
 from cpl_bench.learning.optimisers import WarmAdam
 from cpl_bench.learning.perceptrons import MLP
 from cpl_bench.learning.random_bits import member_keys, random_bytes
@@ -32,7 +34,12 @@ DROPOUT_STREAM = 1  # + the layer's number
 
 
 class Policy:
-    """A deterministic policy μ(s) = tanh(MLP(s)) a member, and the optimisers that improve it."""
+    """A policy of mean μ(s) = tanh(MLP(s)) a member, and the optimisers that improve it.
+
+    With a fixed variance log π is −‖μ(s) − a‖². A learned one makes it N(μ(s), σ²), one σ an action
+    dimension: "log_std" (s, h a) is learned beside the weights, by the same optimisers. Where one
+    look decides chunks of h actions, μ(s) are all of them, (h a), each with a σ of its own.
+    """
 
     def __init__(
         self,
@@ -42,15 +49,15 @@ class Policy:
         seeds: Sequence[int],
         device: torch.device,
     ):
-        sizes = [observation_size, *config.hidden, action_size]
-        self.network = MLP(sizes, seeds, device, network=0)
+        sizes = [observation_size, *config.hidden, config.chunk * action_size]
+        self.network = self._made(sizes, seeds, device, config)
         self.parameters = self.network.parameters
         self.dropped_of_256 = round(BYTE * config.dropout)
         self.keys = member_keys(seeds, device)
-        self.average = MLP(sizes, seeds, device, network=0) if config.average else None
+        self.average = self._made(sizes, seeds, device, config) if config.average else None
         self.followed = 1 - config.average
         self.optimisers: dict[str, WarmAdam] = {}
-        self.config = config
+        self.config, self.action_size = config, action_size
 
     @property
     def acting(self) -> MLP:
@@ -67,13 +74,15 @@ class Policy:
         self.moved()
 
     def moved(self) -> None:
-        """The weights took a step: their average follows."""
+        """The weights took a step: σ keeps within its limits, and their average follows."""
+        if (log_std := self.parameters.get("log_std")) is not None:
+            limit_log_std(log_std, *self.config.std_limits)
         if self.average is not None:
             self.average.follow(self.network, self.followed)
 
     def clone_phase(self, stage: Stage, segments: Segments) -> Phase:
         """The phase "clone": of single steps if the stage says how many, else of `segments`."""
-        single = Transitions(stage.transitions, following=False)
+        single = Transitions(stage.transitions, following=False, window=self.config.chunk)
         adam, shared = self.optimisers.get("clone"), None
         if adam and type(self) is Policy:  # somebody's own may clone in another way
             shared = Shared(Cloned(self), (self.config, stage, adam.config, adam.cosine_steps))
@@ -87,23 +96,44 @@ class Policy:
         return {"clone_loss": loss.detach()}
 
     def log_probs(self, batch: PreferenceBatch) -> Float[Tensor, "s m k"]:
-        """log π(a|s) of every step of the batch, with this step's dropout."""
-        s, m, k, _ = batch.observations.shape
-        mean = self._forward(batch.observations.reshape(s, m * k, -1), batch.step)
-        return fixed_variance_log_prob(mean.view(s, m, k, -1), batch.actions)
+        """log π(a|s) of every step of the batch, with this step's dropout.
 
-    def mean(self, observations: Float[Tensor, "s n o"]) -> Float[Tensor, "s n a"]:
+        Chunks of h actions lie end to end: s_0 is asked about a_0 … a_{h−1}, s_h about the next
+        ones. What the last says beyond the segment is left out. So each action counts once, given
+        what the policy would have looked at, had it executed the segment in open loop, and α, λ and
+        every loss mean what they mean without chunks.
+        """
+        s, m, k, _ = batch.observations.shape
+        looks = batch.observations[:, :, :: self.config.chunk]  # (s, m, ⌈k/h⌉, o)
+        rows = self._forward(looks.flatten(1, 2), batch.step)  # (s, m ⌈k/h⌉, h a)
+
+        def of_steps(rows: Tensor) -> Tensor:
+            return rows.reshape(s, m, -1, batch.actions.shape[-1])[:, :, :k]
+
+        if self.config.variance == "fixed":
+            return fixed_variance_log_prob(of_steps(rows), batch.actions)
+        std = self.parameters["log_std"].exp().unsqueeze(1).expand_as(rows)
+        return gaussian_log_prob(of_steps(rows), of_steps(std), batch.actions)
+
+    def mean(self, observations: Float[Tensor, "s n o"]) -> Float[Tensor, "s n ha"]:
         """μ(s) without dropout, with gradient."""
         return self._forward(observations, None)
 
     def act(self, observations: Float[Tensor, "s b o"]) -> Float[Tensor, "s b a"]:
-        """The deterministic action, without dropout; by the averaged weights if there are any."""
+        """The deterministic action, without dropout; by the averaged weights if there are any.
+
+        Of a chunk it is the first.
+        """
         with torch.no_grad():
-            return self.acting(observations).tanh()
+            return self.acting(observations).tanh()[..., : self.action_size]
 
     def weights(self) -> PolicyWeights:
-        """w0 (s, o, h), b0 (s, h), …, float32; the averaged ones if there are any."""
-        return PolicyWeights("deterministic", self.acting.arrays())
+        """w0 (s, o, h), b0 (s, h), …, float32, and a learned σ; averaged if there is an average."""
+        arrays, plan = self.acting.arrays(), (self.config.chunk, self.config.replan)
+        if self.config.variance == "fixed":
+            return PolicyWeights("deterministic", arrays, *plan)
+        std = np.exp(arrays.pop("log_std"))
+        return PolicyWeights("gaussian", arrays | {"std": std}, *plan)
 
     def state(self) -> dict[str, Tensor]:
         """Weights, their average and optimisers, flat."""
@@ -130,6 +160,17 @@ class Policy:
             self.average.load_state(_below("average.", state))
         for phase in phases:
             self.optimisers[phase].load_state(_below(f"{phase}.", state))
+
+    @staticmethod
+    def _made(
+        sizes: Sequence[int], seeds: Sequence[int], device: torch.device, config: PolicyConfig
+    ) -> MLP:
+        network = MLP(sizes, seeds, device, network=0)
+        if config.variance == "learned":
+            lowest, highest = config.std_limits
+            std = min(max(1.0, lowest), highest)
+            network.parameters["log_std"] = first_log_std(std, len(seeds), sizes[-1], device)
+        return network
 
     def _forward(
         self, x: Float[Tensor, "s n o"], step: Int[Tensor, ""] | None

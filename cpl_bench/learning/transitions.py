@@ -73,8 +73,8 @@ class Steps:
 class TransitionSampler:
     """Draws transitions one by one, uniform with replacement.
 
-    Its batches are m segments with no comparisons, c = 0: of k = 1 step, or of 2 where what
-    followed counts.
+    Its batches are m segments with no comparisons, c = 0: of k = 1 step, of 2 where what followed
+    counts, or of the steps of a chunk of actions.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class TransitionSampler:
         rows: Int64[np.ndarray, "n"] | None = None,
         following: bool = False,
         rewards: bool = False,
+        window: int = 1,
     ) -> None:
         """Draw from `steps`.
 
@@ -96,9 +97,11 @@ class TransitionSampler:
             rows: which steps are drawn, one as often as it is named; None: every step.
             following: whether the step after the one drawn is in the batch, too.
             rewards: whether batches hold the environment's rewards.
+            window: steps from the one drawn on that are in the batch; `rows` must leave room.
         """
         self.keys = member_keys(seeds, steps.device)  # (s,)
-        self.steps, self.count, self.k, self.with_rewards = steps, count, 1 + following, rewards
+        self.steps, self.count, self.with_rewards = steps, count, rewards
+        self.k, self._window = window + following, window
         self._rows = torch.arange(steps.count, device=steps.device)
         if rows is not None:
             self._rows = torch.tensor(rows, device=steps.device)
@@ -113,7 +116,7 @@ class TransitionSampler:
         rows = self._rows[drawn]  # (s, m)
         terminated = self.steps.terminated(rows, self.k)
         if terminated is not None:
-            terminated[..., 1:] = False  # the second step is there as what followed alone
+            terminated[..., self._window :] = False  # it is there as what followed alone
         return PreferenceBatch(
             step=step,
             observations=self.steps.observations(rows, self.k),

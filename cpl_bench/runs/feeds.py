@@ -75,7 +75,11 @@ class Source:
 
 
 def check_feeds(
-    phases: Sequence[Phase | OnlinePhase], info: PreferenceInfo, rewards: bool, method: str
+    phases: Sequence[Phase | OnlinePhase],
+    info: PreferenceInfo,
+    rewards: bool,
+    method: str,
+    chunk: int = 1,
 ) -> None:
     """Refuse data that do not hold what a phase is fed with; the data need not be there yet.
 
@@ -84,6 +88,7 @@ def check_feeds(
         info: what the data are, or will be.
         rewards: whether they hold the environment's rewards.
         method: what messages call it.
+        chunk: actions that one look of its policy decides.
 
     Raises:
         UserError: the first thing that is missing.
@@ -94,12 +99,14 @@ def check_feeds(
         if not phase.steps:
             continue
         feed = phase.feed if isinstance(phase, Phase) else phase.feed.offline
-        least = feed.least_length if isinstance(feed, Segments) else 1
-        least = 2 if isinstance(feed, Transitions) and feed.following else least
+        least = max(feed.least_length, chunk) if isinstance(feed, Segments) else 1
+        least = feed.window + feed.following if isinstance(feed, Transitions) else least
         if info.segment_length < least:
+            steps = f"{info.segment_length} step" + "s" * (info.segment_length > 1)
+            chunks = f", or take chunks of at most {info.segment_length}" * (chunk > 1)
             raise UserError(
-                f"{info.title} holds segments of {info.segment_length} step, and {method} needs at "
-                f"least {least}. Label with --segment-length {least} or more."
+                f"{info.title} holds segments of {steps}, and {method} needs at least {least}. "
+                f"Label with --segment-length {least} or more{chunks}."
             )
         if (isinstance(feed, BestEpisodes) or getattr(feed, "rewards", False)) and not rewards:
             raise UserError(
@@ -151,20 +158,33 @@ def _draw(source: Source, feed: Feed) -> Draw:
             source.steps,
             source.seeds,
             feed.count,
-            rows=followed_rows(data) if feed.following else segment_rows(data),
+            rows=followed_rows(data) if feed.following else segment_rows(data, feed.window),
             following=feed.following,
             rewards=feed.rewards,
+            window=feed.window,
         ).draw
     if source.task is None:
         raise UserError(f"{data.info.title} names no task, and its horizon decides returns.")
-    rows = best_episodes(data, feed.percent, source.task.horizon_steps)
-    return TransitionSampler(source.steps, source.seeds, feed.count, rows=rows).draw
+    rows, window = best_episodes(data, feed.percent, source.task.horizon_steps), feed.window
+    rows = rows[episode_steps_left(data, rows) >= window]
+    if not len(rows):
+        raise UserError(
+            f"None of the best {feed.percent:g} % of the episodes of {data.info.title} has "
+            f"{window} steps, a chunk. Take a smaller --policy.chunk."
+        )
+    return TransitionSampler(source.steps, source.seeds, feed.count, rows=rows, window=window).draw
 
 
-def segment_rows(preferences: Preferences) -> np.ndarray:
-    """The steps of all segments, one as often as segments hold it."""
-    steps = np.arange(preferences.info.segment_length)
+def segment_rows(preferences: Preferences, window: int = 1) -> np.ndarray:
+    """The steps of all segments that have `window - 1` more after them, once a segment."""
+    steps = np.arange(preferences.info.segment_length - window + 1)
     return np.add.outer(preferences.segment_starts, steps).ravel()
+
+
+def episode_steps_left(preferences: Preferences, rows: np.ndarray) -> np.ndarray:
+    """How many steps each row's episode has from there on, with its own."""
+    ends = preferences.episode_ends
+    return ends[np.searchsorted(ends, rows, side="right")] - rows
 
 
 def followed_rows(preferences: Preferences) -> np.ndarray:

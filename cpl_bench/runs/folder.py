@@ -84,7 +84,8 @@ class RunFolder:
             raise UserError(f"{self.path} has no checkpoint of step {step}; there are: {steps}.")
         about, arrays = read_tensors(path, "Train again, or take another checkpoint.")
         try:
-            weights = PolicyWeights(about["kind"], arrays, about["chunk_length"])
+            plan = about["chunk_length"], about.get("replan", 0)
+            weights = PolicyWeights(about["kind"], arrays, *plan)
             weights.check_members()
         except (KeyError, TypeError, UserError) as problem:
             raise UserError(f"{path} holds no policy: {problem} Train again.") from None
@@ -119,6 +120,8 @@ class RunFolder:
 
     def write_checkpoint(self, step: int, weights: PolicyWeights) -> None:
         about = {"kind": weights.kind, "chunk_length": weights.chunk_length}
+        if weights.replan:  # most don't
+            about["replan"] = weights.replan
         write_tensors(self.checkpoint(step), weights.arrays, about)
 
     def write_state(self, step: int, state: dict[str, Tensor]) -> None:

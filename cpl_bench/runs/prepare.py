@@ -10,7 +10,7 @@ import torch
 from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.core.seeds import training_seeds
-from cpl_bench.learning.config import MethodConfig
+from cpl_bench.learning.config import MethodConfig, chunk_of
 from cpl_bench.learning.inputs import folded, inputs_of
 from cpl_bench.learning.interface import Algorithm, OnlinePhase, Phase
 from cpl_bench.learning.loop import Stretch
@@ -69,7 +69,8 @@ def prepare(
     learner = entry.build(config, *sizes, seeds, device)
     phases = learner.phases()
     rewards = preferences.rewards is not None
-    check_feeds(phases, preferences.info, rewards, title or entry.title(config))
+    named = title or entry.title(config)
+    check_feeds(phases, preferences.info, rewards, named, chunk_of(config))
     inputs = inputs_of(config, preferences.observations)
     if inputs is not None:
         preferences = replace(preferences, observations=inputs.seen(preferences.observations))

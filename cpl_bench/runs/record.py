@@ -16,7 +16,7 @@ from cpl_bench.core.files import write_atomically
 from cpl_bench.core.names import check_folder, check_line
 from cpl_bench.core.score import Score
 from cpl_bench.core.tables import read_json
-from cpl_bench.core.toml import build
+from cpl_bench.core.toml import build, table_of
 from cpl_bench.core.versions import processor
 from cpl_bench.learning.config import MethodConfig
 from cpl_bench.preferences.format import PreferenceInfo
@@ -37,7 +37,7 @@ class RunRecord:
     method: str
     """The name in tables and figures."""
     config: dict[str, Any]
-    """The method's config, nested as its class is."""
+    """The method's config, nested as its class is, but for what `core.toml.added` is about."""
     seeds: tuple[int, ...]
     """As the user counts them, from 0."""
     steps: int
@@ -139,6 +139,8 @@ DECISIVE = (
     "precision",
 )
 """What must agree for a run to be taken up again."""
+ABSENT = "the default"
+"""What a table has that doesn't name a setting."""
 
 
 def gone_on(before: RunRecord, now: RunRecord, step: int) -> RunRecord:
@@ -175,11 +177,11 @@ def difference(before: RunRecord, now: RunRecord) -> str:
 def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: str) -> str:
     """The first of our keys that differs, by its place in nested tables."""
     for key, value in ours.items():
-        other, place = theirs.get(key), f"{where}{key}"
+        other, place = theirs.get(key, ABSENT), f"{where}{key}"
         if value == other:
             continue
         if isinstance(value, Mapping) and isinstance(other, Mapping):
-            inner = _difference({**dict.fromkeys(other), **value}, other, f"{place}.")
+            inner = _difference({**dict.fromkeys(other, ABSENT), **value}, other, f"{place}.")
             return inner or f"another '{place}'"
         return f"another '{place}' ({value!r}, now {other!r})"
     return ""
@@ -224,7 +226,7 @@ def read_record(folder: Path) -> RunRecord:
 
 def as_table(config: MethodConfig) -> dict[str, Any]:
     """A method's config as JSON has it: nested tables, lists for tuples."""
-    return json.loads(json.dumps(asdict(config)))  # pyright: ignore[reportArgumentType]
+    return json.loads(json.dumps(table_of(config)))
 
 
 def machine(threads: int = 0) -> dict[str, Any]:

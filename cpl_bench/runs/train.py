@@ -19,7 +19,7 @@ from cpl_bench.core.locks import held
 from cpl_bench.core.names import check_folder, slug
 from cpl_bench.core.progress import say
 from cpl_bench.core.versions import commit, versions
-from cpl_bench.learning.config import MethodConfig
+from cpl_bench.learning.config import MethodConfig, chunk_of
 from cpl_bench.learning.interface import OnlinePhase, Phase, RewardLearner, Segments
 from cpl_bench.learning.loop import fit
 from cpl_bench.learning.methods import find_method
@@ -208,7 +208,7 @@ def check_method(algorithm: str, config: MethodConfig, info: PreferenceInfo, rew
     """
     entry = find_method(algorithm)
     learner = entry.build(config, 1, 1, [0], torch.device("cpu"))  # phases are those of any size
-    check_feeds(learner.phases(), info, rewards, entry.title(config))
+    check_feeds(learner.phases(), info, rewards, entry.title(config), chunk_of(config))
 
 
 def _is_fitting(phase: Phase | OnlinePhase) -> bool:

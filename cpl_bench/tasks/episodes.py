@@ -79,7 +79,9 @@ def run_episodes(
     rules: EpisodeRules,
 ) -> list[Trajectory]:
     """Run one episode a seed, side by side; `weights` None stands for the scripted expert."""
-    std = weights.arrays["std"] if rules.sampled and weights is not None else rules.action_noise
+    std: float | np.ndarray = rules.action_noise
+    if rules.sampled and weights is not None:
+        std = weights.arrays["std"].reshape(weights.chunk_length, -1)
     return run_plan(card, seeds, planner(weights), rules, std, policy)
 
 
@@ -91,9 +93,12 @@ def run_plan(
     std: float | np.ndarray = 0.0,
     policy: int = 0,
 ) -> list[Trajectory]:
-    """Run one episode a seed, side by side, by `plan`, with noise of deviation `std`."""
+    """Run one episode a seed, side by side, by `plan`, with noise of deviation `std`.
+
+    A plan's steps may have deviations of their own, (h, a). All episodes look at the same steps.
+    """
     episodes = [
-        _Episode(kept_task(card, place), seed, policy, card.horizon_steps, rules, std)
+        _Episode(kept_task(card, place), seed, policy, card.horizon_steps, rules)
         for place, seed in enumerate(seeds)
     ]
     going, ahead, chunk = list(episodes), 0, 1
@@ -104,8 +109,10 @@ def run_plan(
             chunk = planned.shape[1]
             for episode, actions in zip(going, planned, strict=True):
                 episode.planned = actions
+        spread = std[ahead] if isinstance(std, np.ndarray) else std
+        spread = spread if np.any(spread) else None
         for episode in going:
-            episode.step(episode.planned[ahead])
+            episode.step(episode.planned[ahead], spread)
         ahead = (ahead + 1) % chunk
         going = [episode for episode in going if not episode.over]
     return [episode.trajectory() for episode in episodes]
@@ -121,10 +128,8 @@ class _Episode:
         policy: int,
         horizon: int,
         rules: EpisodeRules,
-        std: float | np.ndarray,
     ):
-        self.task, self.seed, self.policy = task, seed, policy
-        self.rules, self.std, self.noisy = rules, std, bool(np.any(std))
+        self.task, self.seed, self.policy, self.rules = task, seed, policy, rules
         self.planned = np.zeros((0, 0))  # (h, a)
         self.noise = np.random.default_rng([seed, NOISE_STREAM])
         self.observation, _ = task.reset(seed=seed)
@@ -135,10 +140,10 @@ class _Episode:
         self.over = self.terminated = False
         self._keep_state()
 
-    def step(self, action: np.ndarray) -> None:
+    def step(self, action: np.ndarray, std: float | np.ndarray | None) -> None:
         rules = self.rules
-        if self.noisy:
-            action = action + self.noise.normal(0.0, self.std, action.shape)
+        if std is not None:
+            action = action + self.noise.normal(0.0, std, action.shape)
         drawn = executed(action)
         action = np.minimum(np.maximum(drawn, -1.0), 1.0)
         self.observation, reward, self.terminated, cut, info = self.task.step(action)

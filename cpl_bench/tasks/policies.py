@@ -12,7 +12,7 @@ from cpl_bench.tasks.alike import executed
 from cpl_bench.tasks.protocol import Task, has_expert
 
 Plan = Callable[[Sequence[Task], np.ndarray], np.ndarray]
-"""(b tasks, observations (b, o)) → the actions of the next h steps, (b, h, a)."""
+"""(b tasks, observations (b, o)) → the actions of the steps up to the next look, (b, h, a)."""
 
 
 def planner(policy: PolicyWeights | None) -> Plan:
@@ -24,7 +24,8 @@ def planner(policy: PolicyWeights | None) -> Plan:
 
     def plan(tasks: Sequence[Task], observations: np.ndarray) -> np.ndarray:
         actions = mlp_action(arrays, observations)  # (b, h a)
-        return actions.reshape(len(actions), policy.chunk_length, -1)
+        chunks = actions.reshape(len(actions), policy.chunk_length, -1)
+        return chunks[:, : policy.executed_steps]
 
     return plan
 

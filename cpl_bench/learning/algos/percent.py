@@ -69,8 +69,9 @@ class PercentBC:
 
     def phases(self) -> list[Phase]:
         """Clone the best episodes."""
-        feed = BestEpisodes(self.config.percent, self.config.transitions)
-        return [Phase("clone", self.config.steps, self.policy.clone, feed)]
+        config, chunk = self.config, self.config.policy.chunk
+        feed = BestEpisodes(config.percent, config.transitions, chunk)
+        return [Phase("clone", config.steps, self.policy.clone, feed)]
 
 
 ENTRY = Entry(

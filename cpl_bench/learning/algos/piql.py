@@ -105,6 +105,7 @@ class PIQLConfig:
             },
         )
         settings.share_out(self.steps, "iql", reward=self.reward.fitting_steps)
+        settings.refuse_for_values(self.policy, "P-IQL")
 
 
 PAPER = PIQLConfig()

@@ -84,6 +84,7 @@ class PPOConfig:
         settings.refuse(self, {"steps": settings.COUNT, "segments": settings.SEGMENTS})
         fitting = self.reward.fitting_steps
         settings.share_out(self.steps, "ppo", clone=self.clone.steps, reward=fitting)
+        settings.refuse_for_values(self.policy, "preference-PPO", own_std=True)
         self.collection.check(self.improving)
 
     @property
@@ -119,11 +120,10 @@ class PPO:
         seeds: Sequence[int],
         device: torch.device,
     ):
-        self.config, steps = config, config.improving
+        self.config, steps, waits = config, config.improving, config.collection.waiting
         self.policy = Policy(observation_size, action_size, config.policy, seeds, device)
         self.policy.add_optimiser("clone", config.clone.optimiser, config.clone.steps)
-        moving = steps - config.collection.waiting
-        self.actor = Actor(self.policy, config.std, config.kl, config.actor, moving, seeds)
+        self.actor = Actor(self.policy, config.std, config.kl, config.actor, steps - waits, seeds)
         self.value = MLP([observation_size, *config.value.hidden, 1], seeds, device, network=1)
         self.reward = RewardModel(config.reward, observation_size, action_size, seeds, device)
         self.collection = Collection(config.collection, self.policy.keys)
