@@ -26,6 +26,11 @@ CASES = {
     "cpl, all of Adam": CLONE
     | {"contrast": {"cosine": True, "largest_gradient": 0.1, "warmup_steps": 9}},
     "cpl, imitating": CLONE | {"bc_weight": 0.5},
+    "cpl, of the clone": CLONE | {"reference": True, "score": "mean_over_temperature"},
+    "cpl, ranking": CLONE | {"objective": "ranking"},
+    "cpl, hinge": CLONE | {"objective": "hinge", "smoothing": 0.1},
+    "dpo": CLONE,
+    "ipo": CLONE,
     "percent-bc": {"policy": POLICY, "transitions": 16, "steps": LASTS},
     "piql": IQL,
     "piql, laptop": IQL
