@@ -16,6 +16,8 @@ SHAPED = [
     "optimisers",
     "transitions",
     "moves",
+    "rankings",
+    "contrast",
     "reward",
     "actor",
     "collection",

@@ -73,17 +73,25 @@ def tiny():
         "loss": "pairs",
     }
     shared = {"policy": policy, "steps": 12}
+    contrast = {"clone": clone, "contrast": adam(1e-2, warmup_steps=3), "segments": SEGMENTS}
+    dpo = {**shared, **contrast, "beta": 0.1, "margin": 1.0, "smoothing": 0.0}
     return {
         "sft": {**shared, "clone": clone, "segments": SEGMENTS},
         "cpl": {
             **shared,
+            **contrast,
             "lam": 0.5,
             "alpha": 0.1,
             "bc_weight": 0.0,
-            "clone": clone,
-            "contrast": adam(1e-2, warmup_steps=3),
-            "segments": SEGMENTS,
+            "reference": False,
+            "objective": "logistic",
+            "margin": 1.0,
+            "smoothing": 0.0,
+            "score": "alpha_times_sum",
+            "temperature": 1.0,
         },
+        "dpo": {**dpo, "objective": "logistic"},
+        "ipo": {**dpo, "objective": "ipo"},
         "percent-bc": {**shared, "percent": 10.0, "optimiser": adam(1e-2), "transitions": 32},
         "piql": {
             **shared,
@@ -130,16 +138,13 @@ def enough():
         "imitation": 0.0,
     }
     shared = {"policy": {"hidden": widths, "dropout": 0.0}, "steps": 1500}
+    contrast = {"clone": clone, "contrast": {**rate, "warmup_steps": 100}, "segments": 32}
+    short = {"steps": 600, "segments": 16}
     return {
         "sft": {**shared, "clone": clone, "segments": 32},
-        "cpl": {
-            **shared,
-            "lam": 0.75,
-            "alpha": 1.0,
-            "clone": clone,
-            "contrast": {**rate, "warmup_steps": 100},
-            "segments": 32,
-        },
+        "cpl": {**shared, **contrast, "lam": 0.75, "alpha": 1.0},
+        "dpo": {**shared, **contrast, **short, "steps": 900, "beta": 1.0},
+        "ipo": {**shared, **contrast, **short, "beta": 0.3},
         "percent-bc": {**shared, "optimiser": rate, "transitions": 512},
         "piql": {
             **shared,
@@ -173,6 +178,8 @@ TINY, LEARNS, STEPS = tiny(), enough(), 12
 IMITATORS = ("sft", "percent-bc")  # they are as good as their data, not better
 TEACHES = {  # least success, and how far above imitation
     "cpl": (0.75, 0.2),
+    "dpo": (0.75, 0.2),
+    "ipo": (0.75, 0.2),
     "piql": (0.55, 0.0),  # a learned reward is a detour; with the true one they must solve it
     "ppo": (0.55, 0.0),
 }
@@ -325,8 +332,15 @@ def assert_same(found, expected):
 # --- Promises to the loop ---
 
 
-LAST = {"sft": "imitate", "cpl": "contrast", "piql": "iql", "ppo": "ppo"}
-FIRST = {"sft": ["clone"], "cpl": ["clone"], "piql": ["reward"], "ppo": ["clone", "reward"]}
+LAST = {
+    "sft": "imitate",
+    "cpl": "contrast",
+    "dpo": "contrast",
+    "ipo": "contrast",
+    "piql": "iql",
+    "ppo": "ppo",
+}
+FIRST = {name: ["clone"] for name in LAST} | {"piql": ["reward"], "ppo": ["clone", "reward"]}
 
 
 @every_method

@@ -30,6 +30,11 @@ CASES = {
     "cpl, learned variance": CLONE | {"policy": POLICY | LEARNED},
     "cpl, chunks": CLONE
     | {"policy": POLICY | {"chunk": 4}, "clone": {"steps": LASTS, "transitions": 16}},
+    "cpl, of the clone": CLONE | {"reference": True, "score": "mean_over_temperature"},
+    "cpl, ranking": CLONE | {"objective": "ranking"},
+    "cpl, hinge": CLONE | {"objective": "hinge", "smoothing": 0.1},
+    "dpo": CLONE,
+    "ipo": CLONE,
     "percent-bc": {"policy": POLICY, "transitions": 16, "steps": LASTS},
     "percent-bc, chunks": {"policy": POLICY | LEARNED | {"chunk": 3}, "steps": LASTS},
     "piql": IQL,

@@ -13,19 +13,25 @@ from cpl_bench.learning.losses import (
     adapted_coefficient,
     averaged,
     clipped_surrogate,
+    contrasted,
     expectile_loss,
     fixed_variance_log_prob,
     gaussian_kl,
     gaussian_log_prob,
     generalised_advantage,
+    hinge_loss,
     k2,
     k3,
+    logistic_loss,
+    mean_segment_score,
     of_comparisons,
     preference_accuracy,
     preference_nll,
     preferred,
     ranking_nll,
     segment_score,
+    smoothed,
+    squared_loss,
 )
 
 S, M, K, A, C = 3, 5, 7, 2, 11
@@ -150,6 +156,105 @@ def test_extreme_scores_neither_overflow_nor_lose_their_gradient():
     assert wrong.item() == pytest.approx(2e3)
 
 
+# --- Other losses of a margin, and other answers ---
+
+
+def test_the_mean_over_a_temperature_is_a_sum_of_another_alpha(rng):
+    log_probs = rng.normal(size=(S, M, K))
+    expected = [[math.fsum(log_probs[i, j]) / K / 0.4 for j in range(M)] for i in range(S)]
+    found = mean_segment_score(tensor(log_probs), 0.4)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(found, segment_score(tensor(log_probs), 1 / (K * 0.4)), rtol=1e-12)
+
+
+LOSSES = {  # of torch, and of NumPy by another road
+    "logistic": (logistic_loss, lambda lead: -np.log(1 / (1 + np.exp(-lead)))),
+    "hinge": (lambda lead: hinge_loss(lead, 0.7), lambda lead: np.maximum(0, 0.7 - lead)),
+    "ipo": (squared_loss, lambda lead: lead**2 - lead + 0.25),
+}
+
+
+@pytest.mark.parametrize("lam", [0.5, 1.0])
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_of_a_margin_equal_numpy(rng, name, lam):
+    first, second = rng.normal(size=(2, S, C))
+    answers = rng.uniform(0, 1, (S, C))
+    ours, theirs = LOSSES[name]
+    expected = [
+        [
+            y * theirs(two - lam * one) + (1 - y) * theirs(one - lam * two)
+            for one, two, y in zip(*row, strict=True)
+        ]
+        for row in zip(first, second, answers, strict=True)
+    ]
+    found = contrasted(ours, tensor(first), tensor(second), tensor(answers), lam)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    if name == "logistic":
+        nll = preference_nll(tensor(first), tensor(second), tensor(answers), lam)
+        assert torch.equal(found, nll)
+    assert_gradient(
+        lambda scores: contrasted(ours, *scores, tensor(answers), lam).mean(),
+        np.stack([first, second]),
+    )
+
+
+def test_the_papers_ipo_is_the_square_over_tau_squared(rng):
+    """(h − 1/(2τ))², h = log of π(w)π_ref(l) / π(l)π_ref(w)."""
+    tau, h = 0.3, rng.normal(scale=3, size=C)
+    np.testing.assert_allclose(squared_loss(tensor(tau * h)) / tau**2, (h - 1 / (2 * tau)) ** 2)
+
+
+def test_smoothing_is_the_mean_over_answers_that_may_be_flipped(rng):
+    first, second = rng.normal(size=(2, S, C))
+    answers = rng.choice([0.0, 0.5, 1.0], (S, C))
+
+    def loss(y):
+        return preference_nll(tensor(first), tensor(second), tensor(y), 0.8)
+
+    expected = 0.9 * loss(answers) + 0.1 * loss(1 - answers)
+    np.testing.assert_allclose(loss(smoothed(tensor(answers), 0.1)), expected, rtol=1e-12)
+    assert torch.equal(smoothed(tensor(answers), 0.0), tensor(answers))
+
+
+def least(loss_of):
+    """Where a convex function of one number is least, by golden section."""
+    low, high, share = -40.0, 40.0, (math.sqrt(5) - 1) / 2
+    for _ in range(120):
+        left, right = high - share * (high - low), low + share * (high - low)
+        low, high = (low, right) if loss_of(left) < loss_of(right) else (left, high)
+    return (low + high) / 2
+
+
+@pytest.mark.parametrize("often", [0.5, 0.8, 1.0])  # the second is preferred
+def test_the_optimum_of_two_segments_is_the_closed_form(often):
+    """IPO's policy is π_ref e^{p(σ ≻ ·)/τ}: its lead stays finite, the cross-entropy's doesn't."""
+    tau, one = 0.2, torch.ones(1, 1, dtype=torch.float64)
+
+    def mean_loss(of_margin):
+        def loss(h):  # h: how far log π/π_ref of the second leads
+            return contrasted(of_margin, 0 * one, tau * h * one, often * one, 1.0).item()
+
+        return loss
+
+    chance_to_win = [0.5 * 0.5 + 0.5 * wins for wins in (1 - often, often)]  # over either
+    closed = (chance_to_win[1] - chance_to_win[0]) / tau
+    assert least(mean_loss(squared_loss)) == pytest.approx(closed, abs=1e-6)
+    if often < 1:
+        odds = math.log(often / (1 - often)) / tau
+        assert least(mean_loss(logistic_loss)) == pytest.approx(odds, abs=1e-5)
+    else:
+        assert least(mean_loss(logistic_loss)) > 39
+
+
+def test_conservative_answers_have_a_finite_optimum():
+    one = torch.ones(1, 1, dtype=torch.float64)
+
+    def loss(lead):
+        return contrasted(logistic_loss, 0 * one, lead * one, smoothed(one, 0.1), 1.0).item()
+
+    assert least(loss) == pytest.approx(math.log(0.9 / 0.1), abs=1e-6)
+
+
 # --- Gradients ---
 
 
@@ -252,6 +357,22 @@ def test_a_ranking_of_two_is_plain_cpl(rng):
     )
     expected = preference_nll(tensor(first), tensor(second), tensor(answers), 1.0)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("lam", [0.3, 1.0])
+def test_a_ranking_with_lambda_holds_the_others_back(rng, lam):
+    scores = rng.normal(scale=2, size=(1, 1, 4))
+    ranks = np.array([[[2, 0, 3, 1]]])
+    s = scores[0, 0][np.argsort(ranks[0, 0])]  # best first
+    expected = sum(
+        math.log(math.exp(s[i]) + sum(math.exp(lam * x) for x in s[i + 1 :])) - s[i]
+        for i in range(4)
+    )
+    found = ranking_nll(tensor(scores), order_of(ranks), lam)
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+    two = ranking_nll(tensor(scores[..., :2]), order_of(ranks[..., :2]), lam)
+    nll = preference_nll(*tensor(scores[0, :, :2]).T[..., None], tensor([[1.0]]), lam)
+    assert two.item() == pytest.approx(nll.item(), rel=1e-12)
 
 
 def test_tied_items_can_be_exchanged_and_pull_each_other_together(rng):

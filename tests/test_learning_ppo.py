@@ -8,11 +8,13 @@ from cpl_bench.core.cards import load_task
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.seeds import episode_seeds
 from cpl_bench.core.toml import replaced
+from cpl_bench.learning.actor import Surrogate, SurrogateConfig
 from cpl_bench.learning.algos.ppo import LAPTOP, PPO
 from cpl_bench.learning.collection import Collection, CollectionConfig, happened
 from cpl_bench.learning.interface import Episodes, RolloutBatch, Rollouts, Segments
 from cpl_bench.learning.loop import fit
-from cpl_bench.learning.methods import configured
+from cpl_bench.learning.losses import gaussian_log_prob
+from cpl_bench.learning.methods import configured, find_method
 from cpl_bench.learning.random_bits import member_keys
 from cpl_bench.preferences.file import load_preferences
 from cpl_bench.runs.assess import assess
@@ -95,6 +97,88 @@ def test_cloning_the_data_meanwhile_keeps_their_actions(dots, pool):
             (learner.act(observations) - torch.tensor(preferences.actions)).square().mean()
         )
     assert costs[1] < 0.97 * costs[0]
+
+
+# --- The plain policy gradient ---
+
+REINFORCE = {"objective": "reinforce"}
+
+
+def test_reinforce_has_the_bandits_analytic_gradient():
+    """One state, reward −(a − c)², a ~ N(μ, σ²): ∇_μ E r = −2(μ − c), ∇_σ E r = −2σ."""
+    mean, std, best, n = 0.4, 0.6, -0.3, 400_000
+    draw = torch.Generator().manual_seed(0)
+    mu, sigma = (
+        torch.tensor(each, dtype=torch.float64, requires_grad=True) for each in (mean, std)
+    )
+    actions = mean + std * torch.randn(1, n, 1, generator=draw, dtype=torch.float64)
+    rewards = -(actions - best).square().squeeze(-1)
+    advantages = rewards - rewards.mean()  # the baseline changes nothing but the noise
+    log_prob = gaussian_log_prob(*(each.expand(1, n, 1) for each in (mu, sigma)), actions)
+    surrogate = Surrogate(SurrogateConfig(objective="reinforce"), 1, CPU)
+    log_ratio = log_prob - log_prob.detach()
+    surrogate.gain(log_ratio, advantages, torch.zeros(1, n)).mean().backward()
+    apart = (actions - mean).squeeze(-1)
+    samples = torch.stack([apart / std**2, apart**2 / std**3 - 1 / std]) * advantages
+    noise = samples.std(-1).flatten() / n**0.5
+    for found, sampled, analytic, error in zip(
+        (mu.grad, sigma.grad), samples.mean(-1), (-2 * (mean - best), -2 * std), noise, strict=True
+    ):
+        assert found.item() == pytest.approx(sampled.item(), rel=1e-9)
+        assert found.item() == pytest.approx(analytic, abs=5 * error.item())
+
+
+def test_the_first_update_of_reinforce_is_ppos_and_later_ones_are_not_clipped():
+    """As long as π is π_old, the ratio's gradient is log π's."""
+    gradients, weights = [], []
+    for objective in ("clip", "reinforce"):
+        learner, rollouts = toy(
+            surrogate={"objective": objective, "clip": 0.01}, actor={"rate": 0.1}
+        )
+        improve, updates = improving(learner)
+        for update in range(updates):
+            improve(RolloutBatch(torch.tensor(update), rollouts if update == 0 else None))
+            if update == 0:
+                gradients.append(learner.policy.parameters["w0"].grad.clone())
+        weights.append(learner.policy.state()["w0"])
+    torch.testing.assert_close(*gradients)
+    assert not torch.allclose(*weights, rtol=1e-2)
+
+
+def test_reinforce_of_the_reward_to_go_solves_the_point_mass(dots, pool):
+    once = {"transitions": 512, "epochs": 1, "minibatch": 512}  # a collection, an update
+    learner, _ = train_on_dots(
+        dots,
+        pool,
+        (0,),
+        reward=TRUE,
+        kl=FREE,
+        surrogate=REINFORCE,
+        gae_lambda=1.0,
+        collection=once,
+        value={"optimiser": {"rate": 3e-3}},
+        steps=300,
+    )
+    assert min(success_of(learner, pool, (0,))) >= 0.8
+
+
+@pytest.mark.parametrize(
+    ("objective", "learned", "true"),
+    [
+        ("clip", "P-PPO", "PPO (true reward)"),
+        ("penalty", "P-PPO(penalty)", "PPO(penalty) (true reward)"),
+        ("reinforce", "P-REINFORCE", "REINFORCE (true reward)"),
+    ],
+)
+def test_a_title_names_the_surrogate(objective, learned, true):
+    surrogate = {"surrogate": {"objective": objective}}
+    titles = [
+        find_method("ppo").title(
+            configured("ppo", "laptop", surrogate | {"reward": {"source": each}})
+        )
+        for each in ("learned", "true")
+    ]
+    assert titles == [learned, true]
 
 
 # --- A collection, by hand ---

@@ -11,7 +11,8 @@ from cpl_bench.learning.config import Optimiser, RewardConfig
 from cpl_bench.learning.interface import PreferenceBatch
 from cpl_bench.learning.losses import of_comparisons, preference_nll, ranking_nll
 from cpl_bench.learning.methods import configured
-from cpl_bench.learning.reward import RewardModel, not_worse, of_questions
+from cpl_bench.learning.rankings import not_worse, of_questions
+from cpl_bench.learning.reward import RewardModel
 
 CPU = torch.device("cpu")
 OBSERVATION, ACTION, SEGMENTS, LENGTH = 4, 2, 12, 5

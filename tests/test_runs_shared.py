@@ -21,6 +21,8 @@ JUDGES = {"reward": {"steps": 4, "hidden": (8, 8)}, "value": {"hidden": (8, 8)}}
 SETTINGS = {
     "sft": SMALL | {"clone": CLONE, "steps": 36},
     "cpl": SMALL | {"clone": CLONE, "steps": 36},
+    "dpo": SMALL | {"clone": CLONE, "steps": 36},
+    "ipo": SMALL | {"clone": CLONE, "steps": 36},
     "ppo": SMALL
     | JUDGES
     | {
@@ -98,15 +100,16 @@ def kept(runs):
 
 def test_one_cloning_serves_every_method_that_begins_with_it(run, cloned, tmp_path):
     together, alone = tmp_path / "together", tmp_path / "alone"
-    for algorithm in ("sft", "cpl", "ppo"):
+    cloning = ("sft", "cpl", "dpo", "ipo", "ppo")
+    for algorithm in cloning:
         run(together, algorithm)
     assert cloned == list(range(24))
     assert len(kept(together)) == 1
-    for algorithm in ("sft", "cpl", "ppo"):
+    for algorithm in cloning:
         expected = contents(run(alone / algorithm, algorithm))
         assert len([name for name in expected if "checkpoints" in name]) == 3
         assert contents(together / "dots" / algorithm) == expected
-    assert cloned == list(range(24)) * 4
+    assert cloned == list(range(24)) * (1 + len(cloning))
 
 
 def test_methods_that_clone_nothing_leave_nothing(run, tmp_path):

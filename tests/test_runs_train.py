@@ -49,6 +49,8 @@ CPL = CLONE | {"contrast": ADAM, "lam": 0.75}
 SETTINGS = {
     "sft": CLONE,
     "cpl": CPL,
+    "dpo": CLONE | {"contrast": ADAM},
+    "ipo": CLONE | {"contrast": ADAM},
     "percent-bc": NETWORK | {"optimiser": ADAM, "steps": 50, "transitions": 64},
     "piql": NETWORK
     | {"reward": REWARD, "actor": ADAM, "value": JUDGE}

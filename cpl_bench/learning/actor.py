@@ -16,8 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cpl_bench.core.policy import PolicyWeights
-from cpl_bench.learning.config import NOT_NEGATIVE, POSITIVE, Optimiser, refuse
+from cpl_bench.learning.config import NOT_NEGATIVE, POSITIVE, Optimiser, one_of, refuse
 from cpl_bench.learning.deviation import first_log_std, limit_log_std
+from cpl_bench.learning.interface import PreferenceBatch
 from cpl_bench.learning.losses import (
     KL_ESTIMATORS,
     adapted_coefficient,
@@ -62,21 +63,31 @@ class KLConfig:
         refuse(self, {"weight": NOT_NEGATIVE, "estimator": known})
 
 
+SURROGATES = {"clip": "PPO", "penalty": "PPO(penalty)", "reinforce": "REINFORCE"}
+"""What methods are called by their objective."""
+
+
 @dataclass(frozen=True)
 class SurrogateConfig:
-    """How far one improvement may go (arXiv 1707.06347)."""
+    """How far one improvement may go (arXiv 1707.06347), or that nothing holds it."""
 
-    objective: Literal["clip", "penalty"] = "clip"
-    """clip: the clipped surrogate; penalty: an adaptive KL penalty between updates."""
+    objective: Literal["clip", "penalty", "reinforce"] = "clip"
+    """clip: the clipped surrogate; penalty: an adaptive KL penalty between updates; reinforce: the
+    plain policy gradient, log π(a|s) times the advantage."""
     clip: float = 0.2
     """ε of the clipped surrogate."""
     target_kl: float = 0.01
     """d: the KL between updates that the penalty's coefficient aims at."""
 
     def __post_init__(self) -> None:
-        known = ("clip or penalty", lambda value: value in ("clip", "penalty"))
+        known = one_of(*SURROGATES)
         share = ("in (0, 1)", lambda value: 0 < value < 1)
         refuse(self, {"objective": known, "clip": share, "target_kl": POSITIVE})
+
+    def title(self, learned: bool) -> str:
+        """What a method is called that improves so, P- where its reward is learned."""
+        name = SURROGATES[self.objective]
+        return f"P-{name}" if learned else f"{name} (true reward)"
 
 
 class Surrogate:
@@ -101,7 +112,14 @@ class Surrogate:
         """Of each transition, to be maximised."""
         if self.config.objective == "clip":
             return clipped_surrogate(log_ratio, advantages, self.config.clip)
+        if self.config.objective == "reinforce":
+            return log_ratio * advantages  # log π_old is a constant: the gradient is log π's
         return log_ratio.exp() * advantages - self.penalty.unsqueeze(1) * kl
+
+    def clipped(self, log_ratio: Float[Tensor, "s b"]) -> Float[Tensor, " s"]:
+        """Share of the transitions whose ratio has left the clip."""
+        far = (log_ratio.detach().exp() - 1).abs() > self.config.clip
+        return far.float().mean(1)
 
     def adapt(self, moved: Float[Tensor, " s"]) -> None:
         """Follow how far, in nats, the last improvement went."""
@@ -166,10 +184,9 @@ class Actor:
         mean, std = self.look(old["observations"])
         return gaussian_kl(old["mean"], old["std"].expand_as(mean), mean, std).mean(1)
 
-    def cloning_loss(
-        self, observations: Float[Tensor, "s n o"], actions: Float[Tensor, "s n a"]
-    ) -> Float[Tensor, " s"]:
+    def cloning_loss(self, data: PreferenceBatch) -> Float[Tensor, " s"]:
         """The data's negative log-likelihood."""
+        observations, actions = data.observations.flatten(1, 2), data.actions.flatten(1, 2)
         return -gaussian_log_prob(*self.look(observations), actions).mean(1)
 
     def improve(self, loss: Float[Tensor, " s"]) -> None:

@@ -45,6 +45,11 @@ def refuse(config: object, wanted: Mapping[str, tuple[str, Callable[[Any], bool]
             raise UserError(f"{name} must be {allowed}, not {shown(value)}.")
 
 
+def one_of(*names: str) -> tuple[str, Callable[[Any], bool]]:
+    """What `refuse` wants of a choice."""
+    return " or ".join(names), lambda value: value in names
+
+
 def share_out(total: int, last: str, **earlier: int) -> None:
     """Refuse a number of steps that leaves the last phase none: it would be another method.
 
@@ -232,8 +237,8 @@ class RewardConfig:
         refuse(
             self,
             {
-                "source": ("learned or true", lambda value: value in ("learned", "true")),
-                "loss": ("pairs or ranking", lambda value: value in ("pairs", "ranking")),
+                "source": one_of("learned", "true"),
+                "loss": one_of("pairs", "ranking"),
                 "hidden": WIDTHS,
                 "ensemble": ENSEMBLE,
                 "pessimism": (

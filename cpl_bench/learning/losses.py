@@ -30,6 +30,16 @@ def segment_score(log_probs: Float[Tensor, "s m k"], alpha: float) -> Float[Tens
     return alpha * log_probs.sum(-1)
 
 
+def mean_segment_score(
+    log_probs: Float[Tensor, "s m k"], temperature: float
+) -> Float[Tensor, "s m"]:
+    """The mean over time of log π(a_t|s_t) / temperature: α Σ_t log π with α = 1/(k·temperature).
+
+    The form that the authors' code for human data has.
+    """
+    return log_probs.mean(-1) / temperature
+
+
 def preference_nll(
     score_first: Float[Tensor, "s c"],
     score_second: Float[Tensor, "s c"],
@@ -37,9 +47,43 @@ def preference_nll(
     lam: float,
 ) -> Float[Tensor, "s c"]:
     """CPL(λ): y·softplus(λS₁ − S₂) + (1 − y)·softplus(λS₂ − S₁) (eq. 7; λ = 1 is eq. 5)."""
-    if_second = softplus(lam * score_first - score_second)
-    if_first = softplus(lam * score_second - score_first)
+    return contrasted(logistic_loss, score_first, score_second, prefers_second, lam)
+
+
+def contrasted(
+    of_margin: Callable[[Tensor], Tensor],
+    score_first: Float[Tensor, "s c"],
+    score_second: Float[Tensor, "s c"],
+    prefers_second: Float[Tensor, "s c"],
+    lam: float,
+) -> Float[Tensor, "s c"]:
+    """y·f(S₂ − λS₁) + (1 − y)·f(S₁ − λS₂): f of the margin by which the preferred one leads."""
+    if_second = of_margin(score_second - lam * score_first)
+    if_first = of_margin(score_first - lam * score_second)
     return prefers_second * if_second + (1 - prefers_second) * if_first
+
+
+def logistic_loss(margin: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """−log σ(M), of CPL and of DPO (Rafailov et al., arXiv 2305.18290, eq. 7)."""
+    return softplus(-margin)
+
+
+def hinge_loss(margin: Float[Tensor, "*n"], least: float) -> Float[Tensor, "*n"]:
+    """max(0, δ − M), of SLiC-HF (Zhao et al., arXiv 2305.10425)."""
+    return (least - margin).relu()
+
+
+def squared_loss(margin: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """(M − ½)², of IPO: τ² times eq. 17 of Azar et al., arXiv 2310.12036, with M = τh."""
+    return (margin - 0.5).square()
+
+
+def smoothed(prefers_second: Float[Tensor, "*n"], flipped: float) -> Float[Tensor, "*n"]:
+    """(1 − ε)y + ε(1 − y): answers of which the share ε is taken to be wrong.
+
+    Conservative DPO (Mitchell, "A note on DPO with noisy preferences & relationship to IPO", 2023).
+    """
+    return prefers_second + flipped * (1 - 2 * prefers_second)
 
 
 def averaged(
@@ -82,14 +126,18 @@ def preferred(
 
 
 def ranking_nll(
-    scores: Float[Tensor, "s q K"], not_worse: Bool[Tensor, "s q K K"]
+    scores: Float[Tensor, "s q K"], not_worse: Bool[Tensor, "s q K K"], lam: float = 1.0
 ) -> Float[Tensor, "s q"]:
     """Plackett–Luce: −Σ_i log(e^{S_i} / Σ_j e^{S_j}) over the j that i is not worse than.
+
+    With λ < 1 all but i itself stand in the sum with λS_j, as the rejected one of CPL(λ) does.
 
     `not_worse[…, i, j]`: item i of a question is at least as good as item j; true for i = j. Tied
     items stand in each other's sums (Breslow's rule). With K = 2 and no tie it is Bradley–Terry.
     """
-    others = scores.unsqueeze(-2).masked_fill(~not_worse, float("-inf"))  # (s, q, K, K)
+    factor = torch.full(not_worse.shape[-2:], lam, dtype=scores.dtype, device=scores.device)
+    others = scores.unsqueeze(-2) * factor.fill_diagonal_(1.0)  # (s, q, K, K)
+    others = others.masked_fill(~not_worse, float("-inf"))
     return (others.logsumexp(-1) - scores).sum(-1)
 
 

@@ -32,7 +32,15 @@ ALGOS: dict[str, Listed] = {
     ),
     "cpl": Listed(
         "cpl_bench.learning.algos.cpl:ENTRY",
-        "contrastive preference learning, CPL(λ); --lam 1 is plain CPL",
+        "contrastive preference learning: CPL(λ), --lam 1 is plain CPL; --reference is CPL(KL)",
+    ),
+    "dpo": Listed(
+        "cpl_bench.learning.algos.dpo:ENTRY",
+        "CPL relative to the clone, direct preference optimisation; --smoothing: conservative DPO",
+    ),
+    "ipo": Listed(
+        "cpl_bench.learning.algos.dpo:IPO",
+        "DPO with a squared loss, whose optimum is finite where every answer agrees",
     ),
     "percent-bc": Listed(
         "cpl_bench.learning.algos.percent:ENTRY",

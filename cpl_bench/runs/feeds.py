@@ -117,8 +117,8 @@ def check_feeds(
             check_count(info, feed.count)
             if feed.ranked and info.pairs == "sparse":
                 raise UserError(
-                    f"{info.title} holds single comparisons, and --reward.loss ranking needs "
-                    "ranked answers. Label with --pairs ranked or dense, or use pairs."
+                    f"{info.title} holds single comparisons, and a loss of rankings needs ranked "
+                    "answers. Label with --pairs ranked or dense, or choose a loss of pairs."
                 )
 
 

@@ -1,20 +1,28 @@
-"""Contrastive Preference Learning, CPL and CPL(λ): clone, then contrast.
+"""Contrastive Preference Learning, CPL and its variants: clone, then contrast.
 
 Hejna et al., arXiv 2310.13639v3: after behaviour cloning on all segments, the policy itself is the
 advantage, A(s, a) = α log π(a|s), and learns from comparisons by cross-entropy. λ < 1 lowers the
-weight of the rejected segment and with it the pull away from the data.
+weight of the rejected segment and with it the pull away from the data. CPL(BC) adds cloning of the
+preferred segments; CPL(KL) scores by log π/π_ref, the reference frozen after cloning. Other losses
+of the same scores: the hinge of SLiC-HF (arXiv 2305.10425, whose regulariser is CPL(BC)'s), IPO's
+square (arXiv 2310.12036, there of log π/π_ref), the Plackett–Luce likelihood of rankings.
 
 Deviations: dense data use every pair of a batch (the paper's dense setting; the released code draws
 one partner a segment). The warm-up after cloning is linear, as released. The laptop preset's
-λ = 0.65 is ours: with 0.5 bin-picking gained about half as much on its clone.
+λ = 0.65 is ours: with 0.5 bin-picking gained about half as much on its clone. The reference drops
+no units, the policy does. λ means for the hinge, the square and rankings what it means for the
+cross-entropy, the weight of a rejected segment's score; their papers have 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from cpl_bench.learning.config import (
     COUNT,
@@ -26,24 +34,35 @@ from cpl_bench.learning.config import (
     Optimiser,
     PolicyConfig,
     Stage,
+    added,
+    one_of,
     refuse,
     share_out,
+)
+from cpl_bench.learning.contrast import (
+    SMOOTHING,
+    Objective,
+    Reference,
+    accuracy,
+    contrast_loss,
 )
 from cpl_bench.learning.interface import Entry, Metrics, Phase, PreferenceBatch, Segments
 from cpl_bench.learning.losses import (
     averaged,
+    mean_segment_score,
     of_comparisons,
-    preference_accuracy,
-    preference_nll,
     preferred,
     segment_score,
 )
 from cpl_bench.learning.networks import Policy
+from cpl_bench.learning.state import pack, unpack
+
+Score = Literal["alpha_times_sum", "mean_over_temperature"]
 
 
 @dataclass(frozen=True)
 class CPLConfig:
-    """CPL and CPL(λ); the defaults are the paper's for Meta-World with state observations."""
+    """CPL and its variants; the defaults are the paper's for Meta-World with state observations."""
 
     lam: float = 0.5
     """λ in (0, 1]: the weight of the rejected segment; 1 is plain CPL."""
@@ -51,6 +70,20 @@ class CPLConfig:
     """The temperature α of the segment score Σ α log π."""
     bc_weight: float = 0.0
     """Weight of an added cloning loss on the preferred segments; the paper's CPL(BC) has 1."""
+    reference: bool = added(False)
+    """Whether log π/π_ref takes the place of log π, π_ref the clone: the paper's CPL(KL)."""
+    objective: Objective = added("logistic")
+    """logistic: cross-entropy; hinge: SLiC's; ipo: a square, finite where every answer agrees;
+    ranking: Plackett–Luce over the segments of a ranked answer, with dense data of a batch."""
+    margin: float = added(1.0)
+    """δ by which the hinge wants a preferred segment to lead; the others have none."""
+    smoothing: float = added(0.0)
+    """Share of the answers that is taken to be wrong (conservative DPO); not of rankings."""
+    score: Score = added("alpha_times_sum")
+    """A segment's score: α Σ log π (the paper), or the mean over its steps of log π / temperature
+    (the authors' code for human data)."""
+    temperature: float = added(1.0)
+    """Of mean_over_temperature, in which alpha has no part."""
     policy: PolicyConfig = PolicyConfig()
     clone: Stage = Stage(200_000, Optimiser(1e-4))
     """The first steps clone all segments."""
@@ -64,6 +97,12 @@ class CPLConfig:
     def __post_init__(self) -> None:
         within = ("in (0, 1] (1 is plain CPL)", lambda value: 0 < value <= 1)
         refuse(self, {"lam": within, "alpha": POSITIVE, "bc_weight": NOT_NEGATIVE})
+        refuse(self, {"margin": POSITIVE, "temperature": POSITIVE, "smoothing": SMOOTHING})
+        refuse(self, {"objective": one_of(*get_args(Objective)), "score": one_of(*get_args(Score))})
+        if self.objective == "ranking":
+            refuse(self, {"smoothing": ("0 for a ranking", lambda value: value == 0)})
+        if self.reference:
+            Reference.check(self.clone.steps)
         refuse(self, {"steps": COUNT, "segments": SEGMENTS})
         share_out(self.steps, "contrast", clone=self.clone.steps)
 
@@ -91,41 +130,82 @@ class CPL:
         device: torch.device,
     ):
         self.config = config
-        self.policy = Policy(observation_size, action_size, config.policy, seeds, device)
+        sizes = observation_size, action_size
+        self.policy = Policy(*sizes, config.policy, seeds, device)
         clone = config.clone.steps
         self.policy.add_optimiser("clone", config.clone.optimiser, clone)
         self.policy.add_optimiser("contrast", config.contrast, config.steps - clone)
         self.act, self.weights = self.policy.act, self.policy.weights
-        self.state, self.load_state = self.policy.state, self.policy.load_state
+        self.reference = Reference(self.policy, *sizes, seeds) if config.reference else None
 
     def phases(self) -> list[Phase]:
         """Clone all segments, then contrast them."""
-        clone, feed = self.config.clone, Segments(self.config.segments)
+        config, clone = self.config, self.config.clone
+        ranked = Segments(config.segments, ranked=config.objective == "ranking")
         return [
-            self.policy.clone_phase(clone, feed),
-            Phase("contrast", self.config.steps - clone.steps, self._contrast, feed),
+            self.policy.clone_phase(clone, Segments(config.segments)),
+            Phase("contrast", config.steps - clone.steps, self._contrast, ranked),
         ]
 
+    def state(self) -> dict[str, Tensor]:
+        """Of the policy, and of the reference if there is one."""
+        return self.policy.state() | (pack({"reference": self.reference}) if self.reference else {})
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take up where `state()` was taken."""
+        self.policy.load_state(state)
+        if self.reference:
+            unpack({"reference": self.reference}, state)
+
     def _contrast(self, batch: PreferenceBatch) -> Metrics:
+        config = self.config
         log_probs = self.policy.log_probs(batch)  # (s, m, k)
-        scores = segment_score(log_probs, self.config.alpha)  # (s, m)
-        first, second = of_comparisons(scores, batch.first, batch.second)  # (s, c)
-        answers, weight = batch.prefers_second, batch.weight
-        contrast = averaged(preference_nll(first, second, answers, self.config.lam), weight)
+        scores = self._scores(log_probs, batch)  # (s, m)
+        contrast = contrast_loss(
+            scores,
+            batch,
+            config.objective,
+            lam=config.lam,
+            margin=config.margin,
+            smoothing=config.smoothing,
+        )
         loss = contrast
-        if self.config.bc_weight:
+        if config.bc_weight:
             ends = of_comparisons(-log_probs.mean(2), batch.first, batch.second)
-            loss = loss + self.config.bc_weight * averaged(preferred(*ends, answers), weight)
+            clone = averaged(preferred(*ends, batch.prefers_second), batch.weight)
+            loss = loss + config.bc_weight * clone
         self.policy.improve("contrast", loss)
         return {
             "contrast_loss": contrast.detach(),
-            "accuracy": preference_accuracy(first, second, answers, weight).detach(),
+            "accuracy": accuracy(scores, batch),
             "log_prob": log_probs.detach().mean((1, 2)),
         }
 
+    def _scores(
+        self, log_probs: Float[Tensor, "s m k"], batch: PreferenceBatch
+    ) -> Float[Tensor, "s m"]:
+        if self.reference:
+            log_probs = log_probs - self.reference.log_probs(batch)
+        if self.config.score == "mean_over_temperature":
+            return mean_segment_score(log_probs, self.config.temperature)
+        return segment_score(log_probs, self.config.alpha)
 
-ENTRY = Entry(
-    CPL,
-    {"paper": PAPER, "laptop": LAPTOP},
-    title=lambda config: f"CPL(λ={config.lam:g})" if config.lam < 1 else "CPL",
-)
+
+def title(config: CPLConfig) -> str:
+    """CPL, and in brackets what is other than in plain CPL."""
+    what = {
+        "KL": config.reference,
+        "BC": config.bc_weight,
+        "hinge": config.objective == "hinge",
+        "IPO": config.objective == "ipo",
+        "ranking": config.objective == "ranking",
+        f"λ={config.lam:g}": config.lam < 1,
+        f"ε={config.smoothing:g}": config.smoothing,
+        "mean score": config.score == "mean_over_temperature",
+        "not cloned": not config.clone.steps,
+    }
+    variant = ", ".join(name for name, holds in what.items() if holds)
+    return f"CPL({variant})" if variant else "CPL"
+
+
+ENTRY = Entry(CPL, {"paper": PAPER, "laptop": LAPTOP}, title=title)

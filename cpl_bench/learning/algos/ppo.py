@@ -11,7 +11,9 @@ rewards their gradients vanish at the reference, and no β would hold the policy
 k2 has the gradient of KL(π ‖ π_ref) and k3 that of KL(π_ref ‖ π), as long as π is still π_old.)
 
 A collection is a few whole episodes; time limits bootstrap, terminations do not. An epoch visits
-as many transitions as fill its minibatches. With the true reward and β = 0 this is PPO.
+as many transitions as fill its minibatches. With the true reward and β = 0 this is PPO. The
+surrogate "reinforce" is the policy gradient with a baseline (Williams, 1992), of the reward to go
+where `gae_lambda` is 1, unbiased where a collection serves one update.
 
 Deviations and choices where the paper is silent: clip range 0.2, gradients clipped to norm 0.5, the
 value learns standardised returns, advantages are standardised over a collection, the reward is
@@ -178,10 +180,8 @@ class PPO:
         loss, far = policy_loss, collection.pick("reference_log_prob", rows)
         if (cost := self.actor.kl_loss(log_prob, far, known["spread"])) is not None:
             loss = loss + cost
-        if (data := batch.offline) is not None:
-            states, actions = data.observations.flatten(1, 2), data.actions.flatten(1, 2)
-            clone = self.actor.cloning_loss(states, actions)
-            loss = loss + config.ptx_weight * clone
+        if batch.offline is not None:
+            loss = loss + config.ptx_weight * self.actor.cloning_loss(batch.offline)
         if collection.count > config.collection.value_only:
             self.actor.improve(loss)
         self.actor.limit()
@@ -191,12 +191,11 @@ class PPO:
         value_loss = error.square().mean(1)
         self._critic.step(value_loss.sum())
         collection.update += 1
-        clipped = ((log_ratio.detach().exp() - 1).abs() > config.surrogate.clip).float()
         return {
             "policy_loss": policy_loss.detach(),
             "value_loss": value_loss.detach(),
             "kl_to_old": kl.detach().mean(1),
-            "clip_fraction": clipped.mean(1),
+            "clip_fraction": self.surrogate.clipped(log_ratio),
             "std": self.actor.log_std.detach().exp().mean(1),
             **{name: known[name] for name in REPORTED},
         }
@@ -246,5 +245,5 @@ class PPO:
 ENTRY = Entry(
     PPO,
     {"paper": PAPER, "laptop": LAPTOP},
-    title=lambda config: "P-PPO" if config.reward.source == "learned" else "PPO (true reward)",
+    title=lambda config: config.surrogate.title(config.reward.source == "learned"),
 )
