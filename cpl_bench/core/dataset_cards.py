@@ -49,10 +49,13 @@ class Segments:
     ranked: segments iK to iK+K-1 with each other."""
     ranked_size: int = 0
     """K, the segments that are ranked together; for ranked pairs only."""
+    comparisons: int = 1
+    """c, the comparisons that each segment is in; for sparse pairs only. Round r = 0 … c-1 compares
+    segment 2i with segment 2i+1+2r, counted round."""
 
     @property
     def misranked(self) -> str:
-        """What is wrong with `ranked_size`; empty if nothing."""
+        """What is wrong with `ranked_size` or `comparisons`; empty if nothing."""
         if self.pairs == "ranked" and not 2 <= self.ranked_size <= self.count:
             return (
                 f"ranked_size must lie between 2 and the number of segments, {self.count}, for "
@@ -60,6 +63,13 @@ class Segments:
             )
         if self.pairs != "ranked" and self.ranked_size != 0:
             return f"ranked_size is for ranked pairs only, not for {self.pairs} ones"
+        if self.pairs != "sparse" and self.comparisons != 1:
+            return f"comparisons is for sparse pairs only, not for {self.pairs} ones"
+        if not 1 <= self.comparisons <= self.count // 2:
+            return (
+                f"comparisons must lie between 1 and half the number of segments, {self.count}; "
+                f"got {self.comparisons}"
+            )
         return ""
 
 
@@ -75,6 +85,18 @@ class Labelling:
     """Numbers that the annotator asks for, such as `error_rate` for noisy."""
     cap_steps: int = 200
     """The expert's steps to success are capped here: the cost of a state where the task is lost."""
+    discount: float = 1.0
+    """γ of a myopic teacher: a step that lies t steps before a segment's end counts γ^t. Below 1
+    only for scorers that score each step."""
+    scorer_settings: dict[str, Any] = field(default_factory=dict)
+    """What the scorer asks for beside, such as `steps` of `advantage`."""
+
+
+LATER: dict[str, dict[str, Any]] = {
+    "segments": {"comparisons": 1},
+    "labelling": {"discount": 1.0, "scorer_settings": {}},
+}
+"""Keys that cards have had since some were recorded, and what they were before."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +138,10 @@ class DatasetCard:
         for name in ("name", "description", "published", "file"):
             del asked[name]
         del asked["behaviour"]["score_band"]
+        for where, later in LATER.items():
+            for name, default in later.items():
+                if asked[where][name] == default:  # as if there were no such key
+                    del asked[where][name]
         return short(hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest())
 
     @property
@@ -176,6 +202,7 @@ def _check_dataset_card(card: DatasetCard, path: Path) -> None:
             min(behaviour.demonstrations, behaviour.clone_steps, behaviour.probe_episodes) < 1
         ),
         "labelling.cap_steps must be at least 1": card.labelling.cap_steps < 1,
+        "labelling.discount must lie in (0, 1]": not 0 < card.labelling.discount <= 1,
         "behaviour.levels must name at least one score": not behaviour.levels,
         f"behaviour.levels must lie in [{least}, {most}]": any(
             not least <= x <= most for x in behaviour.levels
