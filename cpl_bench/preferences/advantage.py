@@ -23,7 +23,6 @@ from cpl_bench.tasks.episodes import Trajectory
 if TYPE_CHECKING:
     from cpl_bench.learning.critics import Critics
 
-HIDDEN = (256, 256)
 RATE = 1e-3
 POLYAK = 0.05
 VALUE_SCALE = 100.0
@@ -34,7 +33,7 @@ ROWS = 20_000
 
 @dataclass(frozen=True)
 class CriticSettings:
-    """`scorer_settings` of `advantage`; network and rates are those of P-IQL's laptop preset."""
+    """`scorer_settings` of `advantage`; what isn't here is as in P-IQL's laptop preset."""
 
     steps: int = 8000
     """Gradient steps."""
@@ -44,12 +43,14 @@ class CriticSettings:
     """τ: 0.5 values what the data do on average, towards 1 the best that they do."""
     gamma: float = 0.99
     """The discount of the critics, within (0, 1); that of the labelling is another."""
+    width: int = 256
+    """Units in each of two hidden layers."""
     seed: int = 0
     """Decides first weights and batches."""
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.transitions) < 1 or self.seed < 0:
-            raise UserError("steps and transitions must be at least 1, seed at least 0.")
+        if min(self.steps, self.transitions, self.width) < 1 or self.seed < 0:
+            raise UserError("steps, transitions and width must be at least 1, seed at least 0.")
         if not (0 < self.expectile < 1 and 0 <= self.gamma < 1):
             raise UserError("expectile must lie in (0, 1) and gamma in [0, 1).")
 
@@ -75,7 +76,7 @@ def advantages(trajectories: Sequence[Trajectory], settings: CriticSettings) -> 
     inputs = Inputs.of(np.concatenate([each.observations for each in trajectories]))
     looks = [inputs.seen(each.observations) for each in trajectories]
     config = CriticConfig(
-        ValueConfig(HIDDEN, Optimiser(RATE)),
+        ValueConfig((settings.width,) * 2, Optimiser(RATE)),
         VALUE_SCALE,
         settings.expectile,
         settings.gamma,
@@ -83,8 +84,8 @@ def advantages(trajectories: Sequence[Trajectory], settings: CriticSettings) -> 
         settings.steps,
     )
     sizes = looks[0].shape[1], trajectories[0].actions.shape[1]
-    critics = Critics(config, *sizes, training_seeds([settings.seed]), torch.device("cpu"))
     with _one_thread():
+        critics = Critics(config, *sizes, training_seeds([settings.seed]), torch.device("cpu"))
         _fit(critics, trajectories, looks, unit, settings)
         return _judged(critics, trajectories, looks, unit)
 
