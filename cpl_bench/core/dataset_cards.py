@@ -13,7 +13,7 @@ from cpl_bench.core.folders import card_folder
 from cpl_bench.core.names import NAME
 from cpl_bench.core.pairs import Pairs
 from cpl_bench.core.published import Published, short
-from cpl_bench.core.toml import build
+from cpl_bench.core.toml import build, merged
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,11 @@ class Labelling:
     """What the scorer asks for beside, such as `steps` of `advantage`."""
 
 
-LATER: dict[str, dict[str, Any]] = {
-    "segments": {"comparisons": 1},
-    "labelling": {"discount": 1.0, "scorer_settings": {}},
-}
+LATER: list[tuple[str, str, Any]] = [
+    ("segments", "comparisons", 1),
+    ("labelling", "discount", 1.0),
+    ("labelling", "scorer_settings", {}),
+]
 """Keys that cards have had since some were recorded, and what they were before."""
 
 
@@ -125,6 +126,8 @@ class DatasetCard:
     """What came out where the card was recorded; decides nothing."""
     file: str = ""
     """The card's file, if it is none of those in datasets/."""
+    extends: str = ""
+    """The card, by name or by a path from this one's folder, that this one only labels anew."""
 
     @property
     def path(self) -> Path:
@@ -135,19 +138,18 @@ class DatasetCard:
     def fingerprint(self) -> str:
         """Changes with whatever of the card decides its data."""
         asked = asdict(self)
-        for name in ("name", "description", "published", "file"):
+        for name in ("name", "description", "published", "file", "extends"):
             del asked[name]
         del asked["behaviour"]["score_band"]
-        for where, later in LATER.items():
-            for name, default in later.items():
-                if asked[where][name] == default:  # as if there were no such key
-                    del asked[where][name]
+        for where, name, default in LATER:
+            if asked[where][name] == default:  # as if there were no such key
+                del asked[where][name]
         return short(hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest())
 
     @property
     def minari_id(self) -> str:
         """The Minari dataset that `collect` writes."""
-        return f"cpl_bench/{self.name}-v0"
+        return f"cpl_bench/{Path(self.extends).stem or self.name}-v0"
 
 
 def load_dataset_card(name: str) -> DatasetCard:
@@ -156,30 +158,50 @@ def load_dataset_card(name: str) -> DatasetCard:
     Raises:
         UserError: no such card (the nearest name is suggested), or a card that is wrong.
     """
-    folder = card_folder("datasets")
-    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else card_folder("datasets") / f"{name}.toml"
     if not path.is_file() and name.endswith(".toml"):
         raise UserError(f"{path}: there is no such dataset card.")
     if not path.is_file():
         raise unknown_name("dataset", name, dataset_names(), "A dataset is a card in datasets/.")
+    card = build(DatasetCard, _table(path), path)
+    _check_dataset_card(card, path)
+    return card
+
+
+def _table(path: Path) -> dict[str, Any]:
+    """What a card's file says, laid over what it extends."""
     table = named_table(path.stem, path)
-    if path.resolve().parent != folder.resolve():
+    if path.resolve().parent != card_folder("datasets").resolve():
         if path.stem in dataset_names():
             raise UserError(
                 f"{path} has the name of an official dataset, '{path.stem}', whose data it would "
                 "overwrite. Give the file another name."
             )
-        table |= {"file": str(path.resolve()), "task": _task_beside(table.get("task"), path)}
-    card = build(DatasetCard, table, path)
-    _check_dataset_card(card, path)
-    return card
+        beside = {key: _beside(table[key], path) for key in ("task", "extends") if key in table}
+        table |= {"file": str(path.resolve()), **beside}
+    return _extended(table, path) if "extends" in table else table
 
 
-def _task_beside(task: Any, path: Path) -> Any:
-    """A task card that a card names by a path lies where that path leads from the card's folder."""
-    if isinstance(task, str) and task.endswith(".toml"):
-        return str((path.resolve().parent / task).resolve())
-    return task
+def _beside(name: Any, path: Path) -> Any:
+    """A card that a card names by a path lies where that path leads from the card's folder."""
+    if isinstance(name, str) and name.endswith(".toml"):
+        return str((path.resolve().parent / name).resolve())
+    return name
+
+
+def _extended(table: dict[str, Any], path: Path) -> dict[str, Any]:
+    if own := set(table) - {"name", "file", "description", "extends", "segments", "labelling"}:
+        raise UserError(
+            f"{path}: a card that extends another has its trajectories, and may differ in segments "
+            f"and labelling alone; remove {', '.join(sorted(own))}."
+        )
+    base = load_dataset_card(str(table["extends"]))
+    below = {k: v for k, v in _table(base.path).items() if k not in ("name", "file", "published")}
+    own = table.get("labelling")  # its settings go with whom they are for
+    named = own if isinstance(own, dict) else {}
+    gone = {f"{who}_settings" for who in ("annotator", "scorer") if who in named}
+    below["labelling"] = {k: v for k, v in below.get("labelling", {}).items() if k not in gone}
+    return merged(below, {**table, "extends": base.extends or table["extends"]})
 
 
 def dataset_names() -> list[str]:

@@ -25,11 +25,12 @@ from cpl_bench.preferences.labelling import (
     check_labelling,
     discount_of,
     is_asked_alike,
+    paths_scored_alike,
     planned_info,
     preference_path,
     seeds_of,
 )
-from cpl_bench.preferences.scorers import find_scorer
+from cpl_bench.preferences.scorers import SCORERS, find_scorer
 from cpl_bench.preferences.segments import draw_segments, segments_of
 from cpl_bench.preferences.teachers import with_scale
 from cpl_bench.tasks.pool import RolloutPool
@@ -81,13 +82,41 @@ def labelled(card: DatasetCard, source: TrajectorySet, pool: RolloutPool) -> Pre
     )
     segments = segments_of(source, starts, cut.length)
     how = replace(card.labelling, discount=discount_of(card.labelling))
-    scores = find_scorer(how.scorer)(segments, task, how, pool)
+    scores = _known_scores(card, source, starts)
+    if scores is None:
+        scores = find_scorer(how.scorer)(segments, task, how, pool)
     if np.shape(scores) != (cut.count,):
         raise UserError(
             f"The scorer '{card.labelling.scorer}' must give {cut.count} scores, one a segment; "
             f"got shape {np.shape(scores)}."
         )
     return _assemble(card, source, starts, scores)
+
+
+def _known_scores(
+    card: DatasetCard, source: TrajectorySet, starts: np.ndarray
+) -> np.ndarray | None:
+    """What the same scorer said of the same segments, from a file in which somebody else answers.
+
+    Only scorers of ours are trusted to be what they were.
+    """
+    wanted = planned_info(card, source.record.get("content_hash", ""))
+    if card.labelling.scorer not in SCORERS or not wanted.source_hash:
+        return None
+    for path in paths_scored_alike(card):
+        try:
+            found = load_preferences(path)
+        except UserError:  # damaged or of another version
+            continue
+        same = all(getattr(found.info, each) == getattr(wanted, each) for each in SCORED_BY)
+        if same and found.scores is not None and np.array_equal(found.segment_starts, starts):
+            say(f"Scores are those of {path.name}: only the answers are new.")
+            return np.array(found.scores)
+    return None
+
+
+SCORED_BY = ("source_hash", "segment_length", "scorer", "scorer_settings", "versions")
+"""What scores depend on, beside the segments."""
 
 
 def _assemble(

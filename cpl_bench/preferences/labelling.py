@@ -15,7 +15,7 @@ from typing import Any, get_args
 from cpl_bench.core.cards import load_task
 from cpl_bench.core.dataset_cards import DatasetCard, Labelling, Segments
 from cpl_bench.core.errors import UserError, unknown_name
-from cpl_bench.core.folders import data_root
+from cpl_bench.core.folders import data_root, shown
 from cpl_bench.core.names import file_part
 from cpl_bench.core.pairs import Pairs
 from cpl_bench.core.versions import installed
@@ -32,15 +32,31 @@ def preference_path(card: DatasetCard) -> Path:
     """
     cut, how = card.segments, card.labelling
     parts = [
-        file_part(how.scorer),
-        *_shown(scorer_settings(how)),
-        f"{cut.count}x{cut.length}",
+        _scored(card),
         f"{cut.pairs}{cut.ranked_size or (cut.comparisons if cut.comparisons > 1 else '')}",
         file_part(how.annotator),
         *_shown(how.annotator_settings),
         f"seed{card.seed}",
     ]
     return data_root() / "preferences" / card.name / f"{'-'.join(parts)}.safetensors"
+
+
+def paths_scored_alike(card: DatasetCard) -> list[Path]:
+    """Preference files of this card, and of the one it extends, that have its scores."""
+    folders = {card.name, Path(card.extends).stem or card.name}
+    name = f"{_scored(card)}-*-seed{card.seed}.safetensors"
+    return [
+        path
+        for folder in sorted(folders)
+        for path in sorted((data_root() / "preferences" / folder).glob(name))
+    ]
+
+
+def _scored(card: DatasetCard) -> str:
+    """The part of a file's name that decides the scores, with the seed."""
+    cut, how = card.segments, card.labelling
+    parts = [file_part(how.scorer), *_shown(scorer_settings(how)), f"{cut.count}x{cut.length}"]
+    return "-".join(parts)
 
 
 def with_options(
@@ -138,7 +154,7 @@ def _command(card: DatasetCard) -> str:
         ranked += f" --discount {how.discount!r}"
     settings = "".join(f" {name} {value!r}" for name, value in how.annotator_settings.items())
     return (
-        f"cpl-bench label {card.file or card.name} --scorer {how.scorer} "
+        f"cpl-bench label {shown(card.file) if card.file else card.name} --scorer {how.scorer} "
         f"--annotator {how.annotator} --segments {cut.count} "
         f"--segment-length {cut.length} --pairs {cut.pairs}{ranked}"
         + (f" --annotator-settings{settings}" if settings else "")
