@@ -15,6 +15,7 @@ SHAPED = [
     "networks",
     "optimisers",
     "transitions",
+    "critics",
     "moves",
     "rankings",
     "contrast",

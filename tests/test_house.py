@@ -38,6 +38,8 @@ TORCH_FREE = (
     "core",
     "tasks",
     "preferences.annotators",
+    "preferences.stepwise",
+    "preferences.teachers",
     "preferences.scorers",
     "preferences.segments",
     "report.intervals",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cpl_bench.core.dataset_cards import load_dataset_card
+from cpl_bench.core.dataset_cards import Labelling, load_dataset_card
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.pairs import pair_keys, uniform
 from cpl_bench.preferences.annotators import (
@@ -26,6 +26,7 @@ from cpl_bench.preferences.label import is_labelled, label
 from cpl_bench.preferences.labelling import preference_path, with_options
 from cpl_bench.preferences.scorers import partial_return
 from cpl_bench.preferences.segments import segments_of
+from cpl_bench.preferences.teachers import with_scale
 from cpl_bench.preferences.verify import verify
 from cpl_bench.runs.batches import PreferenceSampler
 from cpl_bench.trajectories.formats.minari import read_trajectories
@@ -33,6 +34,7 @@ from cpl_bench.trajectories.formats.minari import read_trajectories
 DOTS = Path(__file__).parent / "dots.toml"
 KEYS = np.zeros(1, np.int64)
 FALLIBLE = {"error_rate": 0.2, "temperature": 2.0, "skip_below": 0.5}
+TEACHER = {"rationality": 0.4, "error_rate": 0.1, "equal_share": 0.3, "poor_share": 0.4}
 
 
 def pairs_of_scores(count, seed=0):
@@ -71,11 +73,14 @@ def test_oracle_broadcasts():
 # --- All of them ---
 
 
-@pytest.mark.parametrize("settings", [{}, FALLIBLE], ids=["default", "fallible"])
-@pytest.mark.parametrize("name", ANNOTATORS)
+EVERYBODY = [(name, {}) for name in ANNOTATORS]
+EVERYBODY += [("noisy", FALLIBLE), ("noisy", TEACHER)]
+
+
+@pytest.mark.parametrize(("name", "settings"), EVERYBODY)
 def test_swapping_the_segments_swaps_every_annotators_answer(name, settings):
-    settings = {} if name == "oracle" else settings
     annotate, (first, second, keys) = ANNOTATORS[name], pairs_of_scores(1000)
+    settings = with_scale(name, settings, first)
     answers, weight = annotate(first, second, keys, settings)
     swapped, same = annotate(second, first, keys, settings)
     np.testing.assert_array_equal(answers, 1 - swapped)
@@ -83,11 +88,10 @@ def test_swapping_the_segments_swaps_every_annotators_answer(name, settings):
     assert set(answers) == {0, 0.5, 1} and set(weight) <= {0, 1}
 
 
-@pytest.mark.parametrize("settings", [{}, FALLIBLE], ids=["default", "fallible"])
-@pytest.mark.parametrize("name", ANNOTATORS)
+@pytest.mark.parametrize(("name", "settings"), EVERYBODY)
 def test_numpy_and_torch_are_answered_alike(name, settings):
-    settings = {} if name == "oracle" else settings
     arrays = pairs_of_scores(100_000)
+    settings = with_scale(name, settings, arrays[0])
     ours = ANNOTATORS[name](*arrays, settings)
     theirs = ANNOTATORS[name](*map(torch.tensor, arrays), settings)
     for one, other in zip(ours, theirs, strict=True):
@@ -332,7 +336,7 @@ def test_a_scorer_of_ones_own_may_be_named_as_an_option(dotted, pool):
     preferences = load_preferences(label(card, pool))
     source = read_trajectories(card.minari_id)
     segments = segments_of(source, preferences.segment_starts, 12)
-    paid = partial_return(segments, None, None, None)
+    paid = partial_return(segments, None, Labelling(), None)
     assert len(np.unique(preferences.scores)) > 1 and (preferences.scores != paid).any()
 
 

@@ -102,6 +102,8 @@ def label(
     segment_length: int | None = None,
     pairs: Literal["dense", "sparse", "ranked"] | None = None,
     ranked_size: int | None = None,
+    comparisons: int | None = None,
+    discount: float | None = None,
     workers: int = 0,
 ) -> None:
     """Say which segments are better: trajectories become preferences.
@@ -110,14 +112,18 @@ def label(
 
     Args:
         dataset: a card's name, or the path of one.
-        scorer: regret, return_regret, partial_return, or module:function.
-        annotator: oracle, noisy, or module:function.
-        annotator_settings: names and numbers, such as: error_rate 0.1 skip_below 2.
+        scorer: regret, return_regret, partial_return, success, goal_distance, advantage, or
+            module:function.
+        annotator: oracle, noisy, one of B-Pref's teachers (bpref_stochastic, bpref_mistake,
+            bpref_skip, bpref_equal, bpref_myopic), or module:function.
+        annotator_settings: names and numbers, such as: error_rate 0.1 rationality 2.
         segments: how many are drawn, from all episodes alike.
         segment_length: steps in a segment.
         pairs: dense: any two segments are compared; sparse: one comparison for two segments;
             ranked: groups of segments are put in order.
         ranked_size: segments in such a group.
+        comparisons: how many each segment is in, for sparse pairs.
+        discount: of a myopic teacher: what each step back from a segment's end counts less.
         workers: rollout processes; 0 for one a processor.
     """
     from cpl_bench.experiments.library import label as make
@@ -131,6 +137,8 @@ def label(
         segment_length=segment_length,
         pairs=pairs,
         ranked_size=ranked_size,
+        comparisons=comparisons,
+        discount=discount,
         workers=workers,
     )
     say(f"Preferences: {path}")

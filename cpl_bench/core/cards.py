@@ -38,6 +38,8 @@ class TaskCard:
     score: Literal["success", "return"] = "success"
     """What an episode achieved: success at any step, or its return, normalised so that the
     references `random_return` and `expert_return` are 0 and 1 if the card has them."""
+    goal: dict[str, list[int]] = field(default_factory=dict)
+    """Entries of an observation, from 0: those `achieved` are to become equal to the `desired`."""
     simulators: dict[str, str] = field(default_factory=dict)
     """Package versions behind the reference numbers."""
     reference: dict[str, float] = field(default_factory=dict)

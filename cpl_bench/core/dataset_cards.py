@@ -23,7 +23,7 @@ from cpl_bench.core.folders import card_folder
 from cpl_bench.core.names import NAME, check_line, check_name
 from cpl_bench.core.pairs import Pairs
 from cpl_bench.core.published import Published, short
-from cpl_bench.core.toml import build
+from cpl_bench.core.toml import build, merged
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,13 @@ class Segments:
     ranked: segments iK to iK+K-1 with each other."""
     ranked_size: int = 0
     """K, the segments that are ranked together; for ranked pairs only."""
+    comparisons: int = 1
+    """c, the comparisons that each segment is in; for sparse pairs only. Round r = 0 … c-1 compares
+    segment 2i with segment 2i+1+2r, counted round."""
 
     @property
     def misranked(self) -> str:
-        """What is wrong with `ranked_size`; empty if nothing."""
+        """What is wrong with `ranked_size` or `comparisons`; empty if nothing."""
         if self.pairs == "ranked" and not 2 <= self.ranked_size <= self.count:
             return (
                 f"ranked_size must lie between 2 and the number of segments, {self.count}, for "
@@ -75,6 +78,13 @@ class Segments:
             )
         if self.pairs != "ranked" and self.ranked_size != 0:
             return f"ranked_size is for ranked pairs only, not for {self.pairs} ones"
+        if self.pairs != "sparse" and self.comparisons != 1:
+            return f"comparisons is for sparse pairs only, not for {self.pairs} ones"
+        if not 1 <= self.comparisons <= self.count // 2:
+            return (
+                f"comparisons must lie between 1 and half the number of segments, {self.count}; "
+                f"got {self.comparisons}"
+            )
         return ""
 
 
@@ -90,6 +100,11 @@ class Labelling:
     """Numbers that the annotator asks for, such as `error_rate` for noisy."""
     cap_steps: int = 200
     """The expert's steps to success are capped here: the cost of a state where the task is lost."""
+    discount: float = 1.0
+    """γ of a myopic teacher: a step that lies t steps before a segment's end counts γ^t. Below 1
+    only for scorers that score each step."""
+    scorer_settings: dict[str, Any] = field(default_factory=dict)
+    """What the scorer asks for beside, such as `steps` of `advantage`."""
 
     def __post_init__(self) -> None:
         for name in ("scorer", "annotator"):
@@ -97,6 +112,14 @@ class Labelling:
         for name in self.annotator_settings:  # they are part of a file's name
             check_name("the name of an annotator's setting", name)
         check_count("cap_steps", self.cap_steps, 1, HORIZON)
+
+
+LATER: list[tuple[str, str, Any]] = [
+    ("segments", "comparisons", 1),
+    ("labelling", "discount", 1.0),
+    ("labelling", "scorer_settings", {}),
+]
+"""Keys that cards have had since some were recorded, and what they were before."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +148,8 @@ class DatasetCard:
     """What came out where the card was recorded; decides nothing."""
     file: str = ""
     """The card's file, if it is none of those in datasets/."""
+    extends: str = ""
+    """The card, by name or by a path from this one's folder, that this one only labels anew."""
 
     @property
     def path(self) -> Path:
@@ -135,15 +160,18 @@ class DatasetCard:
     def fingerprint(self) -> str:
         """Changes with whatever of the card decides its data."""
         asked = asdict(self)
-        for name in ("name", "description", "published", "file"):
+        for name in ("name", "description", "published", "file", "extends"):
             del asked[name]
         del asked["behaviour"]["score_band"]
+        for where, name, default in LATER:
+            if asked[where][name] == default:  # as if there were no such key
+                del asked[where][name]
         return short(hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest())
 
     @property
     def minari_id(self) -> str:
         """The Minari dataset that `collect` writes."""
-        return f"cpl_bench/{self.name}-v0"
+        return f"cpl_bench/{Path(self.extends).stem or self.name}-v0"
 
 
 def load_dataset_card(name: str) -> DatasetCard:
@@ -152,32 +180,52 @@ def load_dataset_card(name: str) -> DatasetCard:
     Raises:
         UserError: no such card (the nearest name is suggested), or a card that is wrong.
     """
-    folder = card_folder("datasets")
-    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else card_folder("datasets") / f"{name}.toml"
     if not path.is_file() and name.endswith(".toml"):
         raise UserError(f"{path}: there is no such dataset card.")
     if not (name.endswith(".toml") or NAME.fullmatch(name)) or not path.is_file():
         raise unknown_name("dataset", name, dataset_names(), "A dataset is a card in datasets/.")
+    card = build(DatasetCard, _table(path), path)
+    _check_dataset_card(card, path)
+    return card
+
+
+def _table(path: Path) -> dict[str, Any]:
+    """What a card's file says, laid over what it extends."""
     table = named_table(path.stem, path)
     check_name(f"{path}: a card's name", path.stem)
-    if path.resolve().parent != folder.resolve():
+    if path.resolve().parent != card_folder("datasets").resolve():
         if path.stem in dataset_names():
             raise UserError(
                 f"{path} has the name of an official dataset, '{path.stem}', whose data it would "
                 "overwrite. Give the file another name."
             )
-        table |= {"file": str(path.resolve()), "task": _task_beside(table.get("task"), path)}
-    card = build(DatasetCard, table, path)
-    _check_dataset_card(card, path)
-    return card
+        beside = {key: _beside(table[key], path) for key in ("task", "extends") if key in table}
+        table |= {"file": str(path.resolve()), **beside}
+    return _extended(table, path) if "extends" in table else table
 
 
-def _task_beside(task: Any, path: Path) -> Any:
-    """A task card that a card names by a path lies where that path leads from the card's folder."""
-    if isinstance(task, str) and task.endswith(".toml"):
-        check_line(f"{path}: task", task)
-        return str((path.resolve().parent / task).resolve())
-    return task
+def _beside(name: Any, path: Path) -> Any:
+    """A card that a card names by a path lies where that path leads from the card's folder."""
+    if isinstance(name, str) and name.endswith(".toml"):
+        check_line(f"{path}: a card's path", name)
+        return str((path.resolve().parent / name).resolve())
+    return name
+
+
+def _extended(table: dict[str, Any], path: Path) -> dict[str, Any]:
+    if own := set(table) - {"name", "file", "description", "extends", "segments", "labelling"}:
+        raise UserError(
+            f"{path}: a card that extends another has its trajectories, and may differ in segments "
+            f"and labelling alone; remove {', '.join(sorted(own))}."
+        )
+    base = load_dataset_card(str(table["extends"]))
+    below = {k: v for k, v in _table(base.path).items() if k not in ("name", "file", "published")}
+    own = table.get("labelling")  # its settings go with whom they are for
+    named = own if isinstance(own, dict) else {}
+    gone = {f"{who}_settings" for who in ("annotator", "scorer") if who in named}
+    below["labelling"] = {k: v for k, v in below.get("labelling", {}).items() if k not in gone}
+    return merged(below, {**table, "extends": base.extends or table["extends"]})
 
 
 def dataset_names() -> list[str]:
@@ -206,6 +254,7 @@ def _check_dataset_card(card: DatasetCard, path: Path) -> None:
         f"behaviour.levels must name 1 to {LEVELS} scores": (
             not 1 <= len(behaviour.levels) <= LEVELS
         ),
+        "labelling.discount must lie in (0, 1]": not 0 < card.labelling.discount <= 1,
         f"behaviour.levels must lie in [{least}, {most}]": any(
             not least <= x <= most for x in behaviour.levels
         ),

@@ -23,6 +23,12 @@ def is_checkout() -> bool:
     return (CHECKOUT / "envs").is_dir() and (CHECKOUT / "pyproject.toml").is_file()
 
 
+def shown(path: Path | str) -> str:
+    """A path as commands have it: from the working directory on, if it lies below that."""
+    place = Path(path).absolute()
+    return str(place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else path)
+
+
 def card_folder(kind: str) -> Path:
     """Where the cards of a kind lie: envs, datasets or results."""
     return (CHECKOUT if is_checkout() else WHEEL_CARDS) / kind

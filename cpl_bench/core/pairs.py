@@ -22,6 +22,20 @@ def pairs_within(groups: int, size: int) -> tuple[Int64[np.ndarray, "c"], Int64[
     return (begins + first).ravel(), (begins + second).ravel()
 
 
+def pairs_in_rounds(
+    segments: int, rounds: int
+) -> tuple[Int64[np.ndarray, "c"], Int64[np.ndarray, "c"]]:
+    """(first, second): each of an even number of segments once a round, no pair twice.
+
+    Round r pairs 2i with 2i + 1 + 2r, counted round: pairs_in_rounds(4, 2) is (0 2 0 2, 1 3 3 1).
+    Of an odd number the last is in none.
+    """
+    even = segments // 2 * 2
+    first = np.arange(0, even, 2, dtype=np.int64)
+    later = np.arange(rounds, dtype=np.int64)[:, None] * 2
+    return np.tile(first, rounds), ((first + 1 + later) % max(even, 1)).ravel()
+
+
 def pair_keys(seed: int, first: Any, second: Any) -> Any:
     """64 random bits a pair, the same whichever of the two comes first and whoever asks when.
 

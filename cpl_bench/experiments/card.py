@@ -96,7 +96,7 @@ def load_experiment(name: str) -> Experiment:
     if isinstance(datasets, list):  # a card's path leads from the experiment's folder
         beside = [path.parent / str(name) for name in datasets]
         table["datasets"] = [
-            str(card) if str(name).endswith(".toml") and card.is_file() else name
+            folders.shown(card) if str(name).endswith(".toml") and card.is_file() else name
             for name, card in zip(datasets, beside, strict=True)
         ]
     return _shared(build(Experiment, table, path))

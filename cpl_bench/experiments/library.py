@@ -62,6 +62,9 @@ def label(
     segment_length: int | None = None,
     pairs: Pairs | None = None,
     ranked_size: int | None = None,
+    comparisons: int | None = None,
+    discount: float | None = None,
+    scorer_settings: Mapping[str, Any] | None = None,
     workers: int = 0,
 ) -> Path:
     """Make the preferences of a dataset card, unless they are there; returns their file.
@@ -71,16 +74,9 @@ def label(
     Raises:
         UserError: no such card, scorer or annotator, or numbers that cannot be.
     """
-    card = with_options(
-        load_dataset_card(str(dataset)),
-        scorer,
-        annotator,
-        segments,
-        segment_length,
-        pairs,
-        ranked_size,
-        annotator_settings,
-    )
+    card = load_dataset_card(str(dataset))
+    cut = (segments, segment_length, pairs, ranked_size, annotator_settings, comparisons)
+    card = with_options(card, scorer, annotator, *cut, discount, scorer_settings)
     with RolloutPool(workers or None) as pool:
         return ensure_preferences(card, pool, tell=True)
 

@@ -34,7 +34,7 @@ def check_card(card: DatasetCard) -> None:
     check_labelling(card.task, card.segments, card.labelling)
     if is_collected(card):
         return
-    check_place(card)
+    check_place(load_dataset_card(card.extends) if card.extends else card)
     task = make_task(load_task(card.task))
     scripted, forkable = has_expert(task), can_fork(task)
     task.close()
@@ -51,7 +51,11 @@ def check_card(card: DatasetCard) -> None:
 
 
 def ensure_trajectories(card: DatasetCard, pool: RolloutPool, tell: bool = False) -> None:
-    """Collect unless this card's trajectories lie on disk; `tell`: say whose bytes in any case."""
+    """Collect unless this card's trajectories lie on disk; `tell`: say whose bytes in any case.
+
+    They are those of the card that it extends.
+    """
+    card = load_dataset_card(card.extends) if card.extends else card
     there = is_collected(card)
     if not there:
         check_writable(data_root())

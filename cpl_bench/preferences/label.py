@@ -7,14 +7,15 @@ compare segment 2i with segment 2i + 1; ranked data segments iK … iK + K − 1
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from cpl_bench.core.cards import load_task
-from cpl_bench.core.dataset_cards import DatasetCard
+from cpl_bench.core.dataset_cards import DatasetCard, Segments
 from cpl_bench.core.errors import UserError
-from cpl_bench.core.pairs import pair_keys, pairs_within
+from cpl_bench.core.pairs import pair_keys, pairs_in_rounds, pairs_within
 from cpl_bench.core.progress import say
 from cpl_bench.core.seeds import generator
 from cpl_bench.preferences.annotators import find_annotator
@@ -22,13 +23,16 @@ from cpl_bench.preferences.file import load_preferences, write_preferences
 from cpl_bench.preferences.format import Preferences
 from cpl_bench.preferences.labelling import (
     check_labelling,
+    discount_of,
     is_asked_alike,
+    paths_scored_alike,
     planned_info,
     preference_path,
     seeds_of,
 )
-from cpl_bench.preferences.scorers import find_scorer
+from cpl_bench.preferences.scorers import SCORERS, find_scorer
 from cpl_bench.preferences.segments import draw_segments, segments_of
+from cpl_bench.preferences.teachers import with_scale
 from cpl_bench.tasks.pool import RolloutPool
 from cpl_bench.trajectories.dataset import TrajectorySet, content_hash
 from cpl_bench.trajectories.formats.minari import read_record, read_trajectories
@@ -77,7 +81,10 @@ def labelled(card: DatasetCard, source: TrajectorySet, pool: RolloutPool) -> Pre
         source.episode_ends, cut.length, cut.count, generator("segments", card.seed)
     )
     segments = segments_of(source, starts, cut.length)
-    scores = find_scorer(card.labelling.scorer)(segments, task, card.labelling, pool)
+    how = replace(card.labelling, discount=discount_of(card.labelling))
+    scores = _known_scores(card, source, starts)
+    if scores is None:
+        scores = find_scorer(how.scorer)(segments, task, how, pool)
     if np.shape(scores) != (cut.count,):
         raise UserError(
             f"The scorer '{card.labelling.scorer}' must give {cut.count} scores, one a segment; "
@@ -86,21 +93,46 @@ def labelled(card: DatasetCard, source: TrajectorySet, pool: RolloutPool) -> Pre
     return _assemble(card, source, starts, scores)
 
 
+def _known_scores(
+    card: DatasetCard, source: TrajectorySet, starts: np.ndarray
+) -> np.ndarray | None:
+    """What the same scorer said of the same segments, from a file in which somebody else answers.
+
+    Only scorers of ours are trusted to be what they were.
+    """
+    wanted = planned_info(card, source.record.get("content_hash", ""))
+    if card.labelling.scorer not in SCORERS or not wanted.source_hash:
+        return None
+    for path in paths_scored_alike(card):
+        try:
+            found = load_preferences(path)
+        except UserError:  # damaged or of another version
+            continue
+        same = all(getattr(found.info, each) == getattr(wanted, each) for each in SCORED_BY)
+        if same and found.scores is not None and np.array_equal(found.segment_starts, starts):
+            say(f"Scores are those of {path.name}: only the answers are new.")
+            return np.array(found.scores)
+    return None
+
+
+SCORED_BY = ("source_hash", "segment_length", "scorer", "scorer_settings", "versions")
+"""What scores depend on, beside the segments."""
+
+
 def _assemble(
     card: DatasetCard, source: TrajectorySet, starts: np.ndarray, scores: np.ndarray
 ) -> Preferences:
-    cut = card.segments
-    together = cut.ranked_size or 2
-    questions = 0 if cut.pairs == "dense" else len(starts) // together
-    first, second = pairs_within(questions, together)
-    answers, weight = find_annotator(card.labelling.annotator)(
+    how = card.labelling
+    settings = with_scale(how.annotator, how.annotator_settings, scores)
+    first, second = _compared(card.segments)
+    answers, weight = find_annotator(how.annotator)(
         scores[first],
         scores[second],
         pair_keys(seeds_of(card)["annotator"], starts[first], starts[second]),
-        card.labelling.annotator_settings,
+        settings,
     )
     weight = np.asarray(weight, np.float32)
-    info = planned_info(card, _vouched_for(source))
+    info = replace(planned_info(card, _vouched_for(source)), annotator_settings=settings)
     trajectories = source.trajectories
     return Preferences(
         observations=np.concatenate([each.observations[:-1] for each in trajectories]),
@@ -117,6 +149,14 @@ def _assemble(
         terminations=_terminations(source),
         info=info,
     )
+
+
+def _compared(cut: Segments) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs that a file lists, by position: none of dense data."""
+    if cut.pairs == "sparse":
+        return pairs_in_rounds(cut.count, cut.comparisons)
+    size = cut.ranked_size or 2
+    return pairs_within(cut.count // size if cut.pairs == "ranked" else 0, size)
 
 
 def _vouched_for(source: TrajectorySet) -> str:

@@ -5,22 +5,24 @@ The verb is `cpl_bench.preferences.label`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from cpl_bench.core.cards import load_task
 from cpl_bench.core.dataset_cards import DatasetCard, Labelling, Segments
 from cpl_bench.core.errors import UserError, unknown_name
-from cpl_bench.core.folders import data_root
+from cpl_bench.core.folders import data_root, shown
 from cpl_bench.core.names import file_part
 from cpl_bench.core.pairs import Pairs
 from cpl_bench.core.versions import installed
-from cpl_bench.preferences.annotators import check_annotator
+from cpl_bench.preferences.annotators import DISCOUNTS, check_annotator
 from cpl_bench.preferences.format import PreferenceInfo
-from cpl_bench.preferences.scorers import find_scorer
+from cpl_bench.preferences.scorers import STEPWISE, check_scorer
+from cpl_bench.preferences.teachers import without_scale
 
 
 def preference_path(card: DatasetCard) -> Path:
@@ -30,15 +32,31 @@ def preference_path(card: DatasetCard) -> Path:
     """
     cut, how = card.segments, card.labelling
     parts = [
-        file_part(how.scorer),
-        *_shown(scorer_settings(how)),
-        f"{cut.count}x{cut.length}",
-        f"{cut.pairs}{cut.ranked_size or ''}",
+        _scored(card),
+        f"{cut.pairs}{cut.ranked_size or (cut.comparisons if cut.comparisons > 1 else '')}",
         file_part(how.annotator),
         *_shown(how.annotator_settings),
         f"seed{card.seed}",
     ]
     return data_root() / "preferences" / card.name / f"{'-'.join(parts)}.safetensors"
+
+
+def paths_scored_alike(card: DatasetCard) -> list[Path]:
+    """Preference files of this card, and of the one it extends, that have its scores."""
+    folders = {card.name, Path(card.extends).stem or card.name}
+    name = f"{_scored(card)}-*-seed{card.seed}.safetensors"
+    return [
+        path
+        for folder in sorted(folders)
+        for path in sorted((data_root() / "preferences" / folder).glob(name))
+    ]
+
+
+def _scored(card: DatasetCard) -> str:
+    """The part of a file's name that decides the scores, with the seed."""
+    cut, how = card.segments, card.labelling
+    parts = [file_part(how.scorer), *_shown(scorer_settings(how)), f"{cut.count}x{cut.length}"]
+    return "-".join(parts)
 
 
 def with_options(
@@ -50,9 +68,12 @@ def with_options(
     pairs: Pairs | None = None,
     ranked_size: int | None = None,
     annotator_settings: Mapping[str, float] | None = None,
+    comparisons: int | None = None,
+    discount: float | None = None,
+    scorer_settings: Mapping[str, Any] | None = None,
 ) -> DatasetCard:
     """The card with some of its labelling replaced; what belongs to what was replaced is dropped:
-    `ranked_size` with other pairs, the annotator's settings with another annotator.
+    `ranked_size` and `comparisons` with other pairs, the settings of another annotator or scorer.
 
     Raises:
         UserError: an unknown scorer or annotator, or numbers that cannot be.
@@ -60,21 +81,28 @@ def with_options(
     before, kind = card.segments, pairs or card.segments.pairs
     if ranked_size is None:
         ranked_size = before.ranked_size if kind == before.pairs else 0
+    if comparisons is None:
+        comparisons = before.comparisons if kind == before.pairs else 1
     cut = Segments(
         before.count if segments is None else segments,
         before.length if segment_length is None else segment_length,
         kind,
         ranked_size,
+        comparisons,
     )
     how = card.labelling
     if annotator_settings is None:
         kept = annotator in (None, how.annotator)
         annotator_settings = how.annotator_settings if kept else {}
+    if scorer_settings is None:
+        scorer_settings = how.scorer_settings if scorer in (None, how.scorer) else {}
     labelling = replace(
         how,
         scorer=scorer or how.scorer,
         annotator=annotator or how.annotator,
         annotator_settings=dict(annotator_settings),
+        discount=how.discount if discount is None else discount,
+        scorer_settings=dict(scorer_settings),
     )
     check_labelling(card.task, cut, labelling)
     changed, published = replace(card, segments=cut, labelling=labelling), card.published
@@ -109,7 +137,8 @@ def is_asked_alike(info: PreferenceInfo, card: DatasetCard) -> bool:
     """Whether some preferences were asked for as the card asks."""
     cut, how = card.segments, card.labelling
     asked = (info.segment_length, info.pairs, info.ranked_size, info.seeds)
-    answered = (info.scorer, info.scorer_settings, info.annotator, info.annotator_settings)
+    settings = without_scale(info.annotator_settings)
+    answered = (info.scorer, info.scorer_settings, info.annotator, settings)
     return (*asked, *answered) == (
         *(cut.length, cut.pairs, cut.ranked_size, seeds_of(card)),
         *(how.scorer, scorer_settings(how), how.annotator, how.annotator_settings),
@@ -120,19 +149,32 @@ def _command(card: DatasetCard) -> str:
     """The command line that makes the same file."""
     cut, how = card.segments, card.labelling
     ranked = f" --ranked-size {cut.ranked_size}" if cut.ranked_size else ""
+    ranked += f" --comparisons {cut.comparisons}" if cut.comparisons > 1 else ""
+    if how.discount != 1:
+        ranked += f" --discount {how.discount!r}"
     settings = "".join(f" {name} {value!r}" for name, value in how.annotator_settings.items())
     return (
-        f"cpl-bench label {card.file or card.name} --scorer {how.scorer} "
+        f"cpl-bench label {shown(card.file) if card.file else card.name} --scorer {how.scorer} "
         f"--annotator {how.annotator} --segments {cut.count} "
         f"--segment-length {cut.length} --pairs {cut.pairs}{ranked}"
         + (f" --annotator-settings{settings}" if settings else "")
     )
 
 
-def scorer_settings(labelling: Labelling) -> dict[str, int]:
-    """The settings that decide the scores: scorers that sum rewards alone have none."""
-    without = labelling.scorer in ("partial_return", "return_regret")
-    return {} if without else {"cap_steps": labelling.cap_steps}
+def scorer_settings(labelling: Labelling) -> dict[str, Any]:
+    """The settings that decide the scores: scorers that sum over steps alone have no cap."""
+    without = labelling.scorer in (*STEPWISE, "return_regret")
+    settings: dict[str, Any] = {} if without else {"cap_steps": labelling.cap_steps}
+    if (discount := discount_of(labelling)) != 1:
+        settings["discount"] = discount
+    return settings | labelling.scorer_settings
+
+
+def discount_of(labelling: Labelling) -> float:
+    """The γ that steps are scored with: the card's, or what its annotator is known for."""
+    return (
+        DISCOUNTS.get(labelling.annotator, 1.0) if labelling.discount == 1 else labelling.discount
+    )
 
 
 def seeds_of(card: DatasetCard) -> dict[str, int]:
@@ -140,18 +182,32 @@ def seeds_of(card: DatasetCard) -> dict[str, int]:
     return {"segments": card.seed, "annotator": card.seed}
 
 
-def _shown(settings: Mapping[str, float]) -> list[str]:
-    return [f"{name}{value!r}" for name, value in sorted(settings.items())]
+def _shown(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as parts of a file's name."""
+    words = {name: repr(value) for name, value in sorted(settings.items())}
+    return [f"{k}{v if SAFE.fullmatch(v) else file_part(v)}" for k, v in words.items()]
+
+
+SAFE = re.compile(r"[A-Za-z0-9_.+-]+")
+"""What of a setting's value may stand in a file's name."""
 
 
 def check_labelling(task: str, cut: Segments, labelling: Labelling) -> None:
     """Refuse what cannot be labelled, before anything is collected for it.
 
     Raises:
-        UserError: an unknown scorer or annotator, segments that no episode holds, or a ranked_size
-            that doesn't go with the pairs.
+        UserError: an unknown scorer or annotator, one that refuses its settings, segments that no
+            episode holds, or a ranked_size or comparisons that don't go with the pairs.
     """
-    find_scorer(labelling.scorer)
+    check_scorer(labelling.scorer, labelling.scorer_settings, load_task(task))
+    if discount_of(labelling) != 1 and labelling.scorer not in STEPWISE:
+        raise UserError(
+            f"A discount of {discount_of(labelling)} (a myopic teacher's) takes scores of single "
+            f"steps, and {labelling.scorer} scores whole segments. Scorers of steps: "
+            f"{', '.join(STEPWISE)}."
+        )
+    if not 0 < labelling.discount <= 1:
+        raise UserError(f"A discount must lie in (0, 1]; got {labelling.discount}.")
     check_annotator(labelling.annotator, labelling.annotator_settings)
     if cut.count < 2 or cut.length < 1:
         raise UserError(
@@ -160,7 +216,10 @@ def check_labelling(task: str, cut: Segments, labelling: Labelling) -> None:
     if cut.pairs not in get_args(Pairs):
         raise unknown_name("kind of pairs", cut.pairs, get_args(Pairs))
     if cut.misranked:
-        raise UserError(f"{cut.misranked}. Choose with --pairs ranked --ranked-size K.")
+        raise UserError(
+            f"{cut.misranked}. Choose with --pairs ranked --ranked-size K, or --pairs sparse "
+            "--comparisons C."
+        )
     horizon = load_task(task).horizon_steps
     if cut.length > horizon:
         raise UserError(

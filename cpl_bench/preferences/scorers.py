@@ -22,13 +22,16 @@ counts steps and `return_regret` is only for tasks that have no success rule.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from cpl_bench.core import plugins
 from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.dataset_cards import Labelling
-from cpl_bench.core.errors import UserError
+from cpl_bench.core.errors import UserError, unknown_name
+from cpl_bench.core.toml import replaced
+from cpl_bench.preferences import stepwise
 from cpl_bench.preferences.segments import SegmentSet
 from cpl_bench.tasks.pool import RolloutPool
 
@@ -36,16 +39,43 @@ from cpl_bench.tasks.pool import RolloutPool
 def partial_return(
     segments: SegmentSet, task: TaskCard, labelling: Labelling, pool: RolloutPool
 ) -> np.ndarray:
-    """Σ r over the segment, undiscounted, (n,)."""
-    sums = [np.concatenate([[0.0], np.cumsum(each.rewards)]) for each in segments.trajectories]
-    return np.array(
-        [
-            sums[episode][end] - sums[episode][start]
-            for episode, start, end in zip(
-                segments.episodes, segments.offsets, segments.ends, strict=True
-            )
-        ]
-    )
+    """Σ r over the segment, undiscounted but for a myopic teacher, (n,)."""
+    return stepwise.summed(segments, stepwise.rewards(segments.trajectories), labelling.discount)
+
+
+def success(
+    segments: SegmentSet, task: TaskCard, labelling: Labelling, pool: RolloutPool
+) -> np.ndarray:
+    """Steps of the segment at which the task's condition held, (n,): the sparse reward's return."""
+    held = stepwise.successes(segments.trajectories, task)
+    return stepwise.summed(segments, held, labelling.discount)
+
+
+def goal_distance(
+    segments: SegmentSet, task: TaskCard, labelling: Labelling, pool: RolloutPool
+) -> np.ndarray:
+    """Minus the distances to the goal after each step, summed, (n,).
+
+    Which entries of an observation are compared the task's card says (`goal`), or the settings
+    `achieved` and `desired`.
+    """
+    near = stepwise.nearness(segments.trajectories, task, labelling.scorer_settings)
+    return stepwise.summed(segments, near, labelling.discount)
+
+
+def advantage(
+    segments: SegmentSet, task: TaskCard, labelling: Labelling, pool: RolloutPool
+) -> np.ndarray:
+    """Σ (Q − V) of critics fitted to the data's rewards by IQL; the same on like machines, (n,).
+
+    For data with neither an expert nor simulator states. See `cpl_bench.preferences.advantage`; its
+    settings are there, too.
+    """
+    from cpl_bench.preferences.advantage import CriticSettings, advantages
+
+    settings = replaced(CriticSettings(), labelling.scorer_settings, "scorer_settings")
+    better = advantages(segments.trajectories, settings)
+    return stepwise.summed(segments, better, labelling.discount)
 
 
 def regret(
@@ -105,8 +135,13 @@ SCORERS: dict[str, Scorer] = {
     "regret": regret,
     "return_regret": return_regret,
     "partial_return": partial_return,
+    "success": success,
+    "goal_distance": goal_distance,
+    "advantage": advantage,
 }
 """What `label --scorer` and a dataset card may name, besides `module:function`."""
+STEPWISE = ("partial_return", "success", "goal_distance", "advantage")
+"""Those that add up scores of steps, and so may discount them."""
 
 
 def find_scorer(name: str) -> Scorer:
@@ -116,6 +151,28 @@ def find_scorer(name: str) -> Scorer:
         UserError: there is none.
     """
     return plugins.find_function("scorer", name, SCORERS, GROUP)
+
+
+def check_scorer(name: str, settings: dict[str, Any], task: TaskCard) -> None:
+    """Whether it can be asked with these settings; somebody else's function may take any.
+
+    Raises:
+        UserError: there is none of that name, or it refuses its settings.
+    """
+    find_scorer(name)
+    if name == "advantage":
+        from cpl_bench.preferences.advantage import CriticSettings
+
+        replaced(CriticSettings(), settings, "scorer_settings")
+    elif name == "goal_distance":
+        for each in settings.keys() - GOAL:
+            raise unknown_name("setting of goal_distance", each, GOAL)
+        stepwise.goal_of(task, settings)
+    elif name in SCORERS and settings:
+        raise UserError(f"The scorer '{name}' has no settings; got {', '.join(settings)}.")
+
+
+GOAL = ("achieved", "desired")
 
 
 def _at_both_ends(

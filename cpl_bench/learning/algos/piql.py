@@ -13,20 +13,20 @@ any other step it is V. With the true reward in place of the learned one this is
 
 Deviations: the actor is weighted by advantages over the value from before this step's update, where
 the authors of IQL take the one after it. The paper doesn't say whether the actor drops units; here
-it does, as everybody's policy there. Critics and value begin near zero, so that no action is
-preferred before anything is known. Our data end an episode soon after its success and show little
-of what follows. The laptop preset takes a hundredth of the steps, and makes them count: transitions
-drawn one by one rather than in segments, a reward that also imitates (on bin-picking a policy
-learns and then falls back; this lessens it and does not end it), standardised rewards with
-temperature 1, networks that give values in units of 1/(1 − γ) (Adam moves a network's output by as
-much a step whatever the value's size), a higher rate, targets that follow sooner, expectile 0.5:
-the value is the data's own, the policy one step of improvement over theirs.
+it does, as everybody's policy there. Critics and value begin near zero. Our data end an episode
+soon after its success and show little of what follows. The laptop preset takes a hundredth of the
+steps, and makes them count: transitions drawn one by one rather than in segments, a reward that
+also imitates (on bin-picking a policy learns and then falls back; this lessens it and does not end
+it), standardised rewards with temperature 1, networks that give values in units of 1/(1 − γ) (Adam
+moves a network's output by as much a step whatever the value's size), a higher rate, targets that
+follow sooner, expectile 0.5: the value is the data's own, the policy one step of improvement over
+theirs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,7 @@ from torch import Tensor
 
 from cpl_bench.learning import config as settings
 from cpl_bench.learning.config import Optimiser, PolicyConfig, RewardConfig, ValueConfig
+from cpl_bench.learning.critics import CriticConfig, Critics
 from cpl_bench.learning.interface import (
     Entry,
     Feed,
@@ -43,11 +44,9 @@ from cpl_bench.learning.interface import (
     Segments,
     Transitions,
 )
-from cpl_bench.learning.losses import averaged, expectile_loss
+from cpl_bench.learning.losses import averaged
 from cpl_bench.learning.moves import Moves, moves_of, standardised
 from cpl_bench.learning.networks import Policy
-from cpl_bench.learning.optimisers import WarmAdam
-from cpl_bench.learning.perceptrons import MLP, prefixed
 from cpl_bench.learning.reward import RewardModel
 from cpl_bench.learning.state import Part, pack, unpack
 
@@ -90,13 +89,8 @@ class PIQLConfig:
         settings.refuse(
             self,
             {
-                "expectile": ("in (0, 1)", lambda value: 0 < value < 1),
                 "temperature": positive,
                 "largest_weight": positive,
-                "gamma": ("in [0, 1)", lambda value: 0 <= value < 1),
-                "polyak": ("in (0, 1]", lambda value: 0 < value <= 1),
-                "value_scale": positive,
-                "steps": settings.COUNT,
                 "segments": settings.SEGMENTS,
                 "transitions": (
                     "0 or at least 2, and at most 1,000,000",
@@ -104,8 +98,15 @@ class PIQLConfig:
                 ),
             },
         )
+        self.judging()  # which refuses its own
         settings.share_out(self.steps, "iql", reward=self.reward.fitting_steps)
         settings.refuse_for_values(self.policy, "P-IQL")
+
+    def judging(self) -> CriticConfig:
+        """What of this concerns value and critics."""
+        return CriticConfig(
+            **{each.name: getattr(self, each.name) for each in fields(CriticConfig)}
+        )
 
 
 PAPER = PIQLConfig()
@@ -139,29 +140,17 @@ class PIQL:
         self.config = config
         self.policy = Policy(observation_size, action_size, config.policy, seeds, device)
         self.policy.add_optimiser("iql", config.actor, config.steps)
-
-        def judge(network: int, inputs: int) -> MLP:  # of outputs near zero at first
-            sizes = [inputs, *config.value.hidden, 1]
-            return MLP(sizes, seeds, device, network, output_scale=0.01 / config.value_scale)
-
-        of_pair = observation_size + action_size
-        self.value = judge(1, observation_size)
-        self.critics = {f"critic{i}": judge(2 + i, of_pair) for i in range(2)}
-        self.targets = {f"target{i}": judge(2 + i, of_pair) for i in range(2)}
+        self.judges = Critics(config.judging(), observation_size, action_size, seeds, device)
+        self.value, self.critics = self.judges.value, self.judges.critics
+        self.targets = self.judges.targets
         self.reward = RewardModel(config.reward, observation_size, action_size, seeds, device)
         self.examine = self.reward.examine
         self.act, self.weights = self.policy.act, self.policy.weights
-        adam, steps = config.value.optimiser, config.steps
-        self._adam_of_value = WarmAdam(self.value.parameters, adam, steps)
-        self._adam_of_critics = WarmAdam(prefixed(self.critics), adam, steps)
         self._parts: dict[str, Part] = {
             "policy": self.policy,
-            "value": self.value,
-            **self.critics,
-            **self.targets,
+            **self.judges.networks,
             "reward": self.reward,
-            "value optimiser": self._adam_of_value,
-            "critic optimiser": self._adam_of_critics,
+            **self.judges.optimisers,
         }
 
     def phases(self) -> list[Phase]:
@@ -191,42 +180,28 @@ class PIQL:
 
     def _improve(self, batch: PreferenceBatch) -> Metrics:
         config, moves = self.config, moves_of(batch, self.config.transitions)
-        observations, actions = moves.observations, moves.actions
-        pairs = torch.cat([observations, actions], -1)  # (s, n, o + a)
-
-        # --- Raise the value to what the critics expect ---
-        value = self._judged(self.value, observations)
-        with torch.no_grad():
-            next_value = self._judged(self.value, moves.next_observations)
-            judged = torch.minimum(*(self._judged(each, pairs) for each in self.targets.values()))
-        value_loss = averaged(expectile_loss(judged - value, config.expectile), moves.counts)
-        self._adam_of_value.step(value_loss.sum())
-
-        # --- Fit the critics to the reward and what follows ---
         rewards = self._rewards(moves)
         if config.standardise_rewards:
             rewards = standardised(rewards, moves.counts)
-        if moves.terminated is not None:
-            next_value = next_value * ~moves.terminated
-        goal = rewards + config.gamma * next_value
-        found = [self._judged(each, pairs) for each in self.critics.values()]
-        errors = [averaged((each - goal).square(), moves.counts) for each in found]
-        critic_loss = torch.stack(errors).sum(0)
-        self._adam_of_critics.step(critic_loss.sum())
-        for target, critic in zip(self.targets.values(), self.critics.values(), strict=True):
-            target.follow(critic, config.polyak)
+        judged, value, losses = self.judges.improve(
+            moves.observations,
+            moves.actions,
+            moves.next_observations,
+            rewards,
+            moves.terminated,
+            moves.counts,
+        )
 
         # --- Clone what was better than expected ---
-        advantage = judged - value.detach()
+        advantage = judged - value
         weight = (advantage / config.temperature).exp().clamp_max(config.largest_weight)
         log_probs = self.policy.log_probs(moves.segments).flatten(1)
         policy_loss = -averaged(weight * log_probs, moves.counts)
         self.policy.improve("iql", policy_loss)
         return {
-            "value_loss": value_loss.detach(),
-            "critic_loss": critic_loss.detach(),
+            **losses,
             "policy_loss": policy_loss.detach(),
-            "value": averaged(value.detach(), moves.counts),
+            "value": averaged(value, moves.counts),
             "advantage": averaged(advantage, moves.counts),
             "weight": averaged(weight, moves.counts),
         }
@@ -237,9 +212,6 @@ class PIQL:
         if moves.rewards is None:
             raise ValueError("the true reward is asked for and the batch has none")
         return moves.rewards
-
-    def _judged(self, network: MLP, inputs: Float[Tensor, "s n i"]) -> Float[Tensor, "s n"]:
-        return network(inputs).squeeze(-1) * self.config.value_scale
 
 
 ENTRY = Entry(
