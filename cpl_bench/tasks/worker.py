@@ -85,18 +85,15 @@ def _rolled_from(card: TaskCard) -> Forkable:
         UserError: it can't be forked, or there is no expert.
     """
     task = kept_task(card, 0)
-    scripted = has_expert(task)
-    if not can_fork(task):
-        raise UserError(
-            f"{card.name} cannot be forked (no get_state and set_state), and regret is measured on "
-            "forks. Label with --scorer partial_return."
-        )
-    if not scripted:
-        raise UserError(
-            f"{card.name} has no expert (no method expert_action), and regret is measured against "
-            "one. Label with --scorer partial_return."
-        )
-    return task
+    if has_expert(task) and can_fork(task):
+        return task
+    raise UserError(
+        f"{card.name} cannot be forked (no get_state and set_state), and regret is measured on "
+        "forks. Label with --scorer partial_return."
+        if not can_fork(task)
+        else f"{card.name} has no expert (no method expert_action), and regret is measured against "
+        "one. Label with --scorer partial_return."
+    )
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
