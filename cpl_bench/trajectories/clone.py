@@ -70,7 +70,7 @@ def recipe(card: DatasetCard) -> dict[str, Any]:
     decisive = {
         "behaviour": {k: v for k, v in asdict(card.behaviour).items() if k != "score_band"},
         "rules": [card.seed, card.stop_steps_after_success, card.minimum_steps],
-        "task": [task.suite, task.source_id, task.horizon_steps, task.score, installed(task)],
+        "task": [*task.simulated, task.score, installed(task)],
         "version": CLONE_VERSION,
     }
     return json.loads(json.dumps(decisive))
