@@ -3,37 +3,18 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from math import inf
 from pathlib import Path
 from typing import Any
 
-from cpl_bench.core.cards import load_task, named_table
+from cpl_bench.core.behaviours import Behaviour
+from cpl_bench.core.cards import TaskCard, load_task, named_table
 from cpl_bench.core.errors import UserError, unknown_name
 from cpl_bench.core.folders import card_folder
 from cpl_bench.core.names import NAME
 from cpl_bench.core.pairs import Pairs
 from cpl_bench.core.published import Published, short
-from cpl_bench.core.toml import build
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """The behaviour policy: one clone of the expert, stopped at several levels of success."""
-
-    levels: tuple[float, ...]
-    """Mean scores (with action noise) at which the clone is stopped; an episode draws one."""
-    score_band: tuple[float, float]
-    """The mean score that the finished dataset must have, lowest and highest."""
-    action_noise: float = 0.3
-    """Standard deviation of the Gaussian noise on every action of the data, then clipped."""
-    demonstrations: int = 20
-    """Expert episodes that the clone imitates."""
-    demonstration_noise: float = 0.3
-    """Standard deviation of the noise on the demonstrating expert's actions."""
-    clone_steps: int = 4000
-    """Gradient steps after which the search for the levels gives up."""
-    probe_episodes: int = 40
-    """Episodes that measure one checkpoint's success."""
+from cpl_bench.core.sources import Source
+from cpl_bench.core.toml import build, merged, read_toml
 
 
 @dataclass(frozen=True)
@@ -85,10 +66,13 @@ class DatasetCard:
     """What the command line calls it."""
     task: str
     """A task card's name."""
-    episodes: int
-    """How many episodes are collected."""
-    behaviour: Behaviour
     segments: Segments
+    episodes: int = 0
+    """How many episodes are collected; of an import all are taken."""
+    behaviour: Behaviour | None = None
+    """Who is to act; None where the data are imported."""
+    source: Source | None = None
+    """What is imported; None where the data are collected."""
     labelling: Labelling = field(default_factory=Labelling)
     description: str = ""
     """One line for `cpl-bench list`."""
@@ -107,7 +91,7 @@ class DatasetCard:
     @property
     def path(self) -> Path:
         """The card's file."""
-        return Path(self.file) if self.file else card_folder("datasets") / f"{self.name}.toml"
+        return Path(self.file) if self.file else _official(self.name)
 
     @property
     def fingerprint(self) -> str:
@@ -115,13 +99,20 @@ class DatasetCard:
         asked = asdict(self)
         for name in ("name", "description", "published", "file"):
             del asked[name]
-        del asked["behaviour"]["score_band"]
+        if self.source is None:
+            del asked["source"], asked["behaviour"]["score_band"]
         return short(hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest())
 
     @property
     def minari_id(self) -> str:
-        """The Minari dataset that `collect` writes."""
+        """The Minari dataset that `collect` or `import` writes."""
         return f"cpl_bench/{self.name}-v0"
+
+    @property
+    def cloned(self) -> Behaviour:
+        """The behaviour of a card whose data are collected."""
+        assert self.behaviour is not None, "the data of this card are imported"
+        return self.behaviour
 
 
 def load_dataset_card(name: str) -> DatasetCard:
@@ -131,12 +122,14 @@ def load_dataset_card(name: str) -> DatasetCard:
         UserError: no such card (the nearest name is suggested), or a card that is wrong.
     """
     folder = card_folder("datasets")
-    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    path = Path(name) if name.endswith(".toml") else _official(name)
     if not path.is_file() and name.endswith(".toml"):
         raise UserError(f"{path}: there is no such dataset card.")
     if not path.is_file():
         raise unknown_name("dataset", name, dataset_names(), "A dataset is a card in datasets/.")
-    table = named_table(path.stem, path)
+    table = named_table(path.stem if name.endswith(".toml") else name, path)
+    if "members" in table:
+        table = _member(table, path)
     if path.resolve().parent != folder.resolve():
         if path.stem in dataset_names():
             raise UserError(
@@ -149,6 +142,15 @@ def load_dataset_card(name: str) -> DatasetCard:
     return card
 
 
+def _member(table: dict[str, Any], path: Path) -> dict[str, Any]:
+    """One dataset of a family: what the family shares, with the member's own laid over it."""
+    members = table.pop("members")
+    if table["name"] not in members:
+        listing = ", ".join(members)
+        raise UserError(f"{path} is a family of datasets. Name one of them: {listing}.")
+    return merged(table, members[table["name"]])
+
+
 def _task_beside(task: Any, path: Path) -> Any:
     """A task card that a card names by a path lies where that path leads from the card's folder."""
     if isinstance(task, str) and task.endswith(".toml"):
@@ -157,45 +159,63 @@ def _task_beside(task: Any, path: Path) -> Any:
 
 
 def dataset_names() -> list[str]:
-    """Every dataset that has a card, sorted."""
-    return sorted(path.stem for path in card_folder("datasets").glob("*.toml"))
+    """Every dataset that has a card, sorted; of a family its members."""
+    return sorted(_files())
+
+
+def _files() -> dict[str, Path]:
+    """The file of each dataset in datasets/."""
+    files = {}
+    for path in card_folder("datasets").glob("*.toml"):
+        members = read_toml(path).get("members", {path.stem: {}})
+        files |= dict.fromkeys(members, path)
+    return files
+
+
+def _official(name: str) -> Path:
+    """The file in datasets/ that a dataset's card is in, or would be."""
+    own = card_folder("datasets") / f"{name}.toml"
+    return own if own.is_file() else _files().get(name, own)
 
 
 def _check_dataset_card(card: DatasetCard, path: Path) -> None:
-    behaviour = card.behaviour
-    low, high = behaviour.score_band
     task, length = load_task(card.task), card.segments.length
-    horizon, least, most = task.horizon_steps, *((0, 1) if task.scoring.is_share else (-inf, inf))
+    horizon = task.horizon_steps
     problems = {
         "a card's name is made of letters, digits, - and _": not NAME.fullmatch(card.name),
-        "episodes must be at least 1": card.episodes < 1,
         "seed and stop_steps_after_success must not be negative": (
             min(card.seed, card.stop_steps_after_success) < 0
         ),
-        "behaviour.demonstrations, clone_steps and probe_episodes must be at least 1": (
-            min(behaviour.demonstrations, behaviour.clone_steps, behaviour.probe_episodes) < 1
-        ),
         "labelling.cap_steps must be at least 1": card.labelling.cap_steps < 1,
-        "behaviour.levels must name at least one score": not behaviour.levels,
-        f"behaviour.levels must lie in [{least}, {most}]": any(
-            not least <= x <= most for x in behaviour.levels
-        ),
-        f"behaviour.score_band must be [low, high] within [{least}, {most}]": (
-            not least <= low < high <= most
-        ),
-        "behaviour noise must lie in [0, 10]": not (
-            0 <= behaviour.action_noise <= 10 and 0 <= behaviour.demonstration_noise <= 10
-        ),
         "segments.count must be at least 2": card.segments.count < 2,
         "segments.length must be at least 1": card.segments.length < 1,
         f"segments.{card.segments.misranked}": card.segments.misranked != "",
         f"segments.length, {length}, is longer than an episode of {card.task}, {horizon} steps": (
             length > horizon
         ),
-        f"minimum_steps, {card.minimum_steps}, must lie between segments.length and {horizon}": (
-            not length <= card.minimum_steps <= horizon
-        ),
+        **(_import_problems(card) if card.source else _behaviour_problems(card, task)),
     }
     for problem, found in problems.items():
         if found:
             raise UserError(f"{path}: {problem}.")
+
+
+def _import_problems(card: DatasetCard) -> dict[str, bool]:
+    return {
+        "it has a [source], and what is imported has no [behaviour] and no episodes of ours": (
+            card.behaviour is not None or card.episodes != 0
+        ),
+    }
+
+
+def _behaviour_problems(card: DatasetCard, task: TaskCard) -> dict[str, bool]:
+    if card.behaviour is None:
+        return {"the key 'behaviour' is missing (or 'source', of data to be imported)": True}
+    length, horizon = card.segments.length, task.horizon_steps
+    return {
+        "the key 'episodes' is missing, or below 1: it must be at least 1": card.episodes < 1,
+        **card.behaviour.problems(task.scoring),
+        f"minimum_steps, {card.minimum_steps}, must lie between segments.length and {horizon}": (
+            not length <= card.minimum_steps <= horizon
+        ),
+    }
