@@ -17,7 +17,7 @@ from cpl_bench.core.published import Published
 from cpl_bench.core.score import Score
 from cpl_bench.experiments.card import load_experiment
 from cpl_bench.preferences.annotators import ANNOTATORS
-from cpl_bench.preferences.scorers import SCORERS
+from cpl_bench.preferences.scorers import FORKING, SCORERS
 from cpl_bench.tasks.registry import make_task
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,8 +103,13 @@ def test_every_dataset_card_loads(name: str) -> None:
     assert card.labelling.scorer in SCORERS
     assert card.labelling.annotator in ANNOTATORS
     assert card.file == ""
-    assert card.minimum_steps >= card.segments.length
     assert card.description
+    assert card.path.is_file()
+    assert (card.behaviour is None) == (card.source is not None)
+    if card.source is None:
+        assert card.minimum_steps >= card.segments.length
+    else:
+        assert card.labelling.scorer not in FORKING, "imports hold no simulator states"
 
 
 @pytest.mark.parametrize(

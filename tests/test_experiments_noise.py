@@ -116,7 +116,8 @@ def test_an_experiment_of_variants_runs_on_one_set_of_trajectories(folder, pool)
     methods = "".join(f'[[methods]]\nname = "{name}"\n{text}\n' for name, text in settings.items())
     (folder / "small" / "experiment.toml").write_text(
         f'datasets = ["{DOTS}", "../noisy-dots.toml"]\nseeds = 2\nfinal_episodes = 2\n'
-        f"episodes = 1\nevaluate_every = 50\nsettings = {{ steps = 50, policy.hidden = [16] }}\n{methods}"
+        "episodes = 1\nevaluate_every = 50\nsettings = { steps = 50, policy.hidden = [16] }\n"
+        f"{methods}"
     )
     experiment = load_experiment("small")
     result = run_experiment(experiment, folder / "runs", pool)

@@ -13,7 +13,8 @@ from cpl_bench.core.errors import UserError
 from cpl_bench.core.seeds import episode_seeds
 from cpl_bench.core.toml import replaced
 from cpl_bench.experiments.run import Run
-from cpl_bench.learning.config import Optimiser, PolicyConfig, Stage, chunk_of
+from cpl_bench.learning.chunks import chunk_of
+from cpl_bench.learning.config import Optimiser, PolicyConfig, Stage
 from cpl_bench.learning.interface import BestEpisodes, PreferenceBatch, Segments, Transitions
 from cpl_bench.learning.losses import fixed_variance_log_prob
 from cpl_bench.learning.methods import configured, find_method

@@ -16,6 +16,7 @@ Name = Annotated[str, tyro.conf.Positional]
 def inspect(
     dataset: Name,
     /,
+    against: str | None = None,
     scorers: tuple[str, ...] = (),
     probe: bool = False,
     reward: bool = False,
@@ -25,7 +26,8 @@ def inspect(
     """What is in a dataset: shapes, success, scores, ties, agreement of scorers; a picture.
 
     Args:
-        dataset: a card's name, or the path of one.
+        dataset: a card's name, or the path of one; or a preference file.
+        against: another one: on how many comparisons of the same segments do the two agree?
         scorers: further scorers to compare the labels with (takes as long as labelling).
         probe: also measure expert, SFT, CPL(λ) and P-IQL, decide whether the card is accepted, and
             put the line into datasets/README.md of a checkout.
@@ -37,7 +39,7 @@ def inspect(
     from cpl_bench.core import folders
     from cpl_bench.core.dataset_cards import load_dataset_card
     from cpl_bench.core.errors import UserError
-    from cpl_bench.experiments.make import ensure_preferences
+    from cpl_bench.experiments.make import ensure_preferences, has_trajectories
     from cpl_bench.preferences.inspect import inspect as show
     from cpl_bench.preferences.published import preferences_verdict, trajectories_verdict
     from cpl_bench.preferences.scorers import find_scorer
@@ -45,7 +47,13 @@ def inspect(
 
     for name in scorers:
         find_scorer(name)
+    if against or not has_trajectories(dataset):
+        if scorers or probe or reward or record:
+            raise UserError(f"{dataset} is only looked at: leave out what measures or records.")
+        return _look_at(dataset, against)
     card = load_dataset_card(dataset)
+    if (probe or record) and card.source:
+        raise UserError(f"{card.name} is imported: nothing of ours to probe or to record.")
     if record and not (card.file or folders.is_checkout()):
         raise UserError(f"{card.path} is an installed copy; record hashes in a checkout.")
     with RolloutPool(workers or None) as pool:
@@ -58,6 +66,18 @@ def inspect(
             _calibrate(card, path)
         if record:
             _publish(card, pool)
+
+
+def _look_at(data: str, against: str | None) -> None:
+    from cpl_bench.experiments.make import find_preferences
+    from cpl_bench.preferences.answers import agreement_line, describe_file
+    from cpl_bench.tasks.pool import RolloutPool
+
+    with RolloutPool() as pool:
+        preferences = find_preferences(data, pool)[1]
+        print(*describe_file(preferences), sep="\n")
+        if against:
+            print(agreement_line(preferences, find_preferences(against, pool)[1]))
 
 
 def _probe(card: Any, path: Path, pool: Any) -> None:

@@ -27,9 +27,11 @@ def datasets() -> Iterator[str]:
 
     for name in dataset_names():
         card = load_dataset_card(name)
-        made = "collected" if (minari_folder(card.minari_id) / "data").is_dir() else ""
+        there = (minari_folder(card.minari_id) / "data").is_dir()
+        made = ("imported" if card.source else "collected") if there else ""
         made = "labelled" if preference_path(card).is_file() else made
-        yield f"{name:<27}{card.description:<66}{made}"
+        about = f"import of {card.source}" if card.source else card.description
+        yield f"{name:<27}{about:<66}{made}"
 
 
 def algos() -> Iterator[str]:

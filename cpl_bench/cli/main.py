@@ -24,6 +24,8 @@ VERBS = {
     "quickstart": "everything on one small task, in minutes",
     "list": "tasks, datasets, algorithms, scorers, runs",
     "collect": "make a dataset's trajectories",
+    "import": "bring data: Minari, D4RL, npz files, people's labels",
+    "export": "write preferences as others keep them",
     "label": "say which segments are better",
     "inspect": "what is in a dataset; --probe: can it tell methods apart?",
     "train": "train a method on a dataset",
@@ -40,6 +42,7 @@ AFTER_A_STOP = {
     "reproduce": "The same command goes on where it was.",
     "label": "Nothing half-made is left: the same command begins again.",
     "collect": "Nothing half-made is left: the same command begins again.",
+    "import": "Nothing half-made is left: the same command begins again.",
 }
 """What to type next."""
 STOPS = [signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from cpl_bench.cli.imports import export, import_
 from cpl_bench.cli.inspect import inspect
 from cpl_bench.cli.verify import reproduce, verify
 from cpl_bench.core.progress import say
@@ -28,6 +29,8 @@ def call(verb: str, words: Sequence[str]) -> None:
         "quickstart": quickstart,
         "list": list_,
         "collect": collect,
+        "import": import_,
+        "export": export,
         "label": label,
         "inspect": inspect,
         "evaluate": evaluate,

@@ -3,123 +3,20 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from math import inf
 from pathlib import Path
 from typing import Any
 
-from cpl_bench.core.cards import load_task, named_table
-from cpl_bench.core.counts import (
-    COMPARISONS,
-    EPISODES,
-    HORIZON,
-    LEVELS,
-    SEED,
-    SEGMENTS,
-    STEPS,
-    check_count,
-)
+from cpl_bench.core.behaviours import Behaviour
+from cpl_bench.core.cards import TaskCard, load_task, named_table
+from cpl_bench.core.counts import EPISODES, HORIZON, SEED, check_count
 from cpl_bench.core.errors import UserError, unknown_name
 from cpl_bench.core.folders import card_folder
+from cpl_bench.core.labelling import LATER, Labelling, Segments
 from cpl_bench.core.names import NAME, check_line, check_name
-from cpl_bench.core.pairs import Pairs
 from cpl_bench.core.published import Published, short
+from cpl_bench.core.sources import Source
+from cpl_bench.core.tables import read_toml
 from cpl_bench.core.toml import build, merged
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """The behaviour policy: one clone of the expert, stopped at several levels of success."""
-
-    levels: tuple[float, ...]
-    """Mean scores (with action noise) at which the clone is stopped; an episode draws one."""
-    score_band: tuple[float, float]
-    """The mean score that the finished dataset must have, lowest and highest."""
-    action_noise: float = 0.3
-    """Standard deviation of the Gaussian noise on every action of the data, then clipped."""
-    demonstrations: int = 20
-    """Expert episodes that the clone imitates."""
-    demonstration_noise: float = 0.3
-    """Standard deviation of the noise on the demonstrating expert's actions."""
-    clone_steps: int = 4000
-    """Gradient steps after which the search for the levels gives up."""
-    probe_episodes: int = 40
-    """Episodes that measure one checkpoint's success."""
-
-
-@dataclass(frozen=True)
-class Segments:
-    """How trajectories are cut and compared."""
-
-    count: int
-    """How many segments are drawn: from all episodes alike, uniformly over an episode's time."""
-    length: int
-    """Steps in a segment."""
-    pairs: Pairs = "dense"
-    """dense: any two segments of a batch are compared; sparse: segment 2i with segment 2i+1;
-    ranked: segments iK to iK+K-1 with each other."""
-    ranked_size: int = 0
-    """K, the segments that are ranked together; for ranked pairs only."""
-    comparisons: int = 1
-    """c, the comparisons that each segment is in; for sparse pairs only. Round r = 0 … c-1 compares
-    segment 2i with segment 2i+1+2r, counted round."""
-
-    @property
-    def misranked(self) -> str:
-        """What is wrong with `ranked_size` or `comparisons`; empty if nothing."""
-        if self.pairs == "ranked" and not 2 <= self.ranked_size <= self.count:
-            return (
-                f"ranked_size must lie between 2 and the number of segments, {self.count}, for "
-                f"ranked pairs; got {self.ranked_size}"
-            )
-        if self.pairs == "ranked" and self.count * (self.ranked_size - 1) > 2 * COMPARISONS:
-            return (
-                f"ranked_size, {self.ranked_size}, would list more than {COMPARISONS:,} pairs of "
-                f"{self.count} segments"
-            )
-        if self.pairs != "ranked" and self.ranked_size != 0:
-            return f"ranked_size is for ranked pairs only, not for {self.pairs} ones"
-        if self.pairs != "sparse" and self.comparisons != 1:
-            return f"comparisons is for sparse pairs only, not for {self.pairs} ones"
-        if not 1 <= self.comparisons <= self.count // 2:
-            return (
-                f"comparisons must lie between 1 and half the number of segments, {self.count}; "
-                f"got {self.comparisons}"
-            )
-        return ""
-
-
-@dataclass(frozen=True)
-class Labelling:
-    """Who says which segment is better."""
-
-    scorer: str = "regret"
-    """A name in `cpl_bench.preferences.scorers.SCORERS`."""
-    annotator: str = "oracle"
-    """A name in `cpl_bench.preferences.annotators.ANNOTATORS`."""
-    annotator_settings: dict[str, float] = field(default_factory=dict)
-    """Numbers that the annotator asks for, such as `error_rate` for noisy."""
-    cap_steps: int = 200
-    """The expert's steps to success are capped here: the cost of a state where the task is lost."""
-    discount: float = 1.0
-    """γ of a myopic teacher: a step that lies t steps before a segment's end counts γ^t. Below 1
-    only for scorers that score each step."""
-    scorer_settings: dict[str, Any] = field(default_factory=dict)
-    """What the scorer asks for beside, such as `steps` of `advantage`."""
-
-    def __post_init__(self) -> None:
-        for name in ("scorer", "annotator"):
-            check_line(name, getattr(self, name))
-        for name in self.annotator_settings:  # they are part of a file's name
-            check_name("the name of an annotator's setting", name)
-        check_count("cap_steps", self.cap_steps, 1, HORIZON)
-
-
-LATER: list[tuple[str, str, Any]] = [
-    ("segments", "comparisons", 1),
-    ("labelling", "discount", 1.0),
-    ("labelling", "scorer_settings", {}),
-]
-"""Keys that cards have had since some were recorded, and what they were before."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +27,13 @@ class DatasetCard:
     """What the command line calls it."""
     task: str
     """A task card's name."""
-    episodes: int
-    """How many episodes are collected."""
-    behaviour: Behaviour
     segments: Segments
+    episodes: int = 0
+    """How many episodes are collected; of an import all are taken."""
+    behaviour: Behaviour | None = None
+    """Who is to act; None where the data are imported."""
+    source: Source | None = None
+    """What is imported; None where the data are collected."""
     labelling: Labelling = field(default_factory=Labelling)
     description: str = ""
     """One line for `cpl-bench list`."""
@@ -154,7 +54,7 @@ class DatasetCard:
     @property
     def path(self) -> Path:
         """The card's file."""
-        return Path(self.file) if self.file else card_folder("datasets") / f"{self.name}.toml"
+        return Path(self.file) if self.file else _official(self.name)
 
     @property
     def fingerprint(self) -> str:
@@ -162,7 +62,8 @@ class DatasetCard:
         asked = asdict(self)
         for name in ("name", "description", "published", "file", "extends"):
             del asked[name]
-        del asked["behaviour"]["score_band"]
+        if self.source is None:
+            del asked["source"], asked["behaviour"]["score_band"]
         for where, name, default in LATER:
             if asked[where][name] == default:  # as if there were no such key
                 del asked[where][name]
@@ -170,8 +71,14 @@ class DatasetCard:
 
     @property
     def minari_id(self) -> str:
-        """The Minari dataset that `collect` writes."""
+        """The Minari dataset that `collect` or `import` writes."""
         return f"cpl_bench/{Path(self.extends).stem or self.name}-v0"
+
+    @property
+    def cloned(self) -> Behaviour:
+        """The behaviour of a card whose data are collected."""
+        assert self.behaviour is not None, "the data of this card are imported"
+        return self.behaviour
 
 
 def load_dataset_card(name: str) -> DatasetCard:
@@ -180,20 +87,51 @@ def load_dataset_card(name: str) -> DatasetCard:
     Raises:
         UserError: no such card (the nearest name is suggested), or a card that is wrong.
     """
-    path = Path(name) if name.endswith(".toml") else card_folder("datasets") / f"{name}.toml"
-    if not path.is_file() and name.endswith(".toml"):
-        raise UserError(f"{path}: there is no such dataset card.")
-    if not (name.endswith(".toml") or NAME.fullmatch(name)) or not path.is_file():
-        raise unknown_name("dataset", name, dataset_names(), "A dataset is a card in datasets/.")
-    card = build(DatasetCard, _table(path), path)
+    path, table = _table(name, ())
+    card = build(DatasetCard, table, path)
     _check_dataset_card(card, path)
     return card
 
 
-def _table(path: Path) -> dict[str, Any]:
-    """What a card's file says, laid over what it extends."""
-    table = named_table(path.stem, path)
-    check_name(f"{path}: a card's name", path.stem)
+def dataset_names() -> list[str]:
+    """Every dataset that has a card, sorted; of a family its members."""
+    return sorted(_files())
+
+
+# --- Files ---
+
+
+def _files() -> dict[str, Path]:
+    """The file of each dataset in datasets/."""
+    files = {}
+    for path in card_folder("datasets").glob("*.toml"):
+        members = read_toml(path).get("members", {path.stem: {}})
+        files |= dict.fromkeys(members, path)
+    return files
+
+
+def _official(name: str) -> Path:
+    """The file in datasets/ that a dataset's card is in, or would be."""
+    own = card_folder("datasets") / f"{name}.toml"
+    return own if own.is_file() else _files().get(name, own)
+
+
+def _table(name: str, above: tuple[Path, ...]) -> tuple[Path, dict[str, Any]]:
+    """A card's file, and what it says, laid over what it extends; `above`: who extends it."""
+    by_path = name.endswith(".toml")
+    if not by_path and not NAME.fullmatch(name):
+        raise unknown_name("dataset", name, dataset_names(), "A dataset is a card in datasets/.")
+    path = Path(name) if by_path else _official(name)
+    if not path.is_file() and by_path:
+        raise UserError(f"{path}: there is no such dataset card.")
+    if not path.is_file():
+        raise unknown_name("dataset", name, dataset_names(), "A dataset is a card in datasets/.")
+    if path.resolve() in above:
+        raise UserError(f"{path} extends a card that extends this one.")
+    table = named_table(path.stem if by_path else name, path)
+    check_name(f"{path}: a card's name", table["name"])
+    if "members" in table:
+        table = _member(table, path)
     if path.resolve().parent != card_folder("datasets").resolve():
         if path.stem in dataset_names():
             raise UserError(
@@ -202,7 +140,19 @@ def _table(path: Path) -> dict[str, Any]:
             )
         beside = {key: _beside(table[key], path) for key in ("task", "extends") if key in table}
         table |= {"file": str(path.resolve()), **beside}
-    return _extended(table, path) if "extends" in table else table
+    extended = "extends" in table
+    return path, _extended(table, path, (*above, path.resolve())) if extended else table
+
+
+def _member(table: dict[str, Any], path: Path) -> dict[str, Any]:
+    """One dataset of a family: what the family shares, with the member's own laid over it."""
+    members = table.pop("members")
+    if not isinstance(members, dict):
+        raise UserError(f"{path}: members must be a table, a member's own keys by its name.")
+    if table["name"] not in members:
+        listing = ", ".join(members)
+        raise UserError(f"{path} is a family of datasets. Name one of them: {listing}.")
+    return merged(table, members[table["name"]])
 
 
 def _beside(name: Any, path: Path) -> Any:
@@ -213,65 +163,59 @@ def _beside(name: Any, path: Path) -> Any:
     return name
 
 
-def _extended(table: dict[str, Any], path: Path) -> dict[str, Any]:
+def _extended(table: dict[str, Any], path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if own := set(table) - {"name", "file", "description", "extends", "segments", "labelling"}:
         raise UserError(
             f"{path}: a card that extends another has its trajectories, and may differ in segments "
             f"and labelling alone; remove {', '.join(sorted(own))}."
         )
-    base = load_dataset_card(str(table["extends"]))
-    below = {k: v for k, v in _table(base.path).items() if k not in ("name", "file", "published")}
+    _, base = _table(str(table["extends"]), above)
+    below = {k: v for k, v in base.items() if k not in ("name", "file", "published")}
     own = table.get("labelling")  # its settings go with whom they are for
     named = own if isinstance(own, dict) else {}
     gone = {f"{who}_settings" for who in ("annotator", "scorer") if who in named}
     below["labelling"] = {k: v for k, v in below.get("labelling", {}).items() if k not in gone}
-    return merged(below, {**table, "extends": base.extends or table["extends"]})
+    return merged(below, {**table, "extends": base.get("extends", table["extends"])})
 
 
-def dataset_names() -> list[str]:
-    """Every dataset that has a card, sorted."""
-    return sorted(path.stem for path in card_folder("datasets").glob("*.toml"))
+# --- Checks ---
 
 
 def _check_dataset_card(card: DatasetCard, path: Path) -> None:
-    behaviour = card.behaviour
     check_line(f"{path}: description", card.description)
-    for key, value, least, largest in (
-        ("episodes", card.episodes, 1, EPISODES),
-        ("seed", card.seed, 0, SEED),
-        ("stop_steps_after_success", card.stop_steps_after_success, 0, HORIZON),
-        ("behaviour.demonstrations", behaviour.demonstrations, 1, EPISODES),
-        ("behaviour.clone_steps", behaviour.clone_steps, 1, STEPS),
-        ("behaviour.probe_episodes", behaviour.probe_episodes, 1, EPISODES),
-        ("segments.count", card.segments.count, 2, SEGMENTS),
-        ("segments.length", card.segments.length, 1, HORIZON),
-    ):
-        check_count(f"{path}: {key}", value, least, largest)
-    low, high = behaviour.score_band
+    check_count(f"{path}: seed", card.seed, 0, SEED)
     task, length = load_task(card.task), card.segments.length
-    horizon, least, most = task.horizon_steps, *((0, 1) if task.scoring.is_share else (-inf, inf))
+    horizon = task.horizon_steps
     problems = {
-        f"behaviour.levels must name 1 to {LEVELS} scores": (
-            not 1 <= len(behaviour.levels) <= LEVELS
-        ),
-        "labelling.discount must lie in (0, 1]": not 0 < card.labelling.discount <= 1,
-        f"behaviour.levels must lie in [{least}, {most}]": any(
-            not least <= x <= most for x in behaviour.levels
-        ),
-        f"behaviour.score_band must be [low, high] within [{least}, {most}]": (
-            not least <= low < high <= most
-        ),
-        "behaviour noise must lie in [0, 10]": not (
-            0 <= behaviour.action_noise <= 10 and 0 <= behaviour.demonstration_noise <= 10
-        ),
         f"segments.{card.segments.misranked}": card.segments.misranked != "",
         f"segments.length, {length}, is longer than an episode of {card.task}, {horizon} steps": (
             length > horizon
         ),
-        f"minimum_steps, {card.minimum_steps}, must lie between segments.length and {horizon}": (
-            not length <= card.minimum_steps <= horizon
-        ),
+        **(_import_problems(card) if card.source else _behaviour_problems(card, task, path)),
     }
     for problem, found in problems.items():
         if found:
             raise UserError(f"{path}: {problem}.")
+
+
+def _import_problems(card: DatasetCard) -> dict[str, bool]:
+    return {
+        "it has a [source], and what is imported has no [behaviour] and no episodes of ours": (
+            card.behaviour is not None or card.episodes != 0
+        ),
+    }
+
+
+def _behaviour_problems(card: DatasetCard, task: TaskCard, path: Path) -> dict[str, bool]:
+    if card.behaviour is None:
+        return {"the key 'behaviour' is missing (or 'source', of data to be imported)": True}
+    check_count(f"{path}: episodes", card.episodes, 1, EPISODES)
+    stop = card.stop_steps_after_success
+    check_count(f"{path}: stop_steps_after_success", stop, 0, HORIZON)
+    length, horizon = card.segments.length, task.horizon_steps
+    return {
+        **card.behaviour.problems(task.scoring),
+        f"minimum_steps, {card.minimum_steps}, must lie between segments.length and {horizon}": (
+            not length <= card.minimum_steps <= horizon
+        ),
+    }

@@ -16,10 +16,11 @@ from cpl_bench.experiments.card import Experiment, Method
 from cpl_bench.experiments.make import check_card, find_preferences, task_of
 from cpl_bench.learning.methods import EVALUATE_EVERY, configured
 from cpl_bench.preferences.labelling import planned_info
+from cpl_bench.runs.checks import check_method
 from cpl_bench.runs.evaluate import evaluate
 from cpl_bench.runs.options import EPISODES, TrainOptions
 from cpl_bench.runs.record import as_table, read_record
-from cpl_bench.runs.train import check_method, folder_name, train
+from cpl_bench.runs.train import folder_name, train
 from cpl_bench.tasks.pool import RolloutPool
 
 

@@ -12,6 +12,7 @@ from cpl_bench.core.folders import data_root
 from cpl_bench.core.locks import held
 from cpl_bench.core.progress import say
 from cpl_bench.preferences.file import load_preferences
+from cpl_bench.preferences.foreign import import_answers, is_answered
 from cpl_bench.preferences.format import Preferences
 from cpl_bench.preferences.label import is_labelled, label
 from cpl_bench.preferences.labelling import check_labelling, preference_path
@@ -20,8 +21,10 @@ from cpl_bench.preferences.scorers import FORKING
 from cpl_bench.tasks.pool import RolloutPool
 from cpl_bench.tasks.protocol import can_fork, has_expert
 from cpl_bench.tasks.registry import check_sizes, find_task, make_task
-from cpl_bench.trajectories.collect import check_place, collect, is_collected
+from cpl_bench.trajectories.collect import collect, is_collected
+from cpl_bench.trajectories.foreign import import_trajectories, is_imported
 from cpl_bench.trajectories.formats.minari import minari_folder
+from cpl_bench.trajectories.place import check_place
 
 
 def check_card(card: DatasetCard) -> None:
@@ -31,7 +34,16 @@ def check_card(card: DatasetCard) -> None:
         UserError: labels that cannot be given, data of somebody else's in the place, or a task that
             cannot be made, has no expert to clone, or cannot be forked where the scorer forks.
     """
+    if card.source is not None and card.source.answered:
+        return
     check_labelling(card.task, card.segments, card.labelling)
+    if card.source is not None:
+        if card.labelling.scorer in FORKING:
+            raise UserError(
+                f"{card.name} is imported, without simulator states, and the scorer "
+                f"{card.labelling.scorer} forks there. Label with --scorer partial_return."
+            )
+        return check_place(load_dataset_card(card.extends) if card.extends else card)
     if is_collected(card):
         return
     check_place(load_dataset_card(card.extends) if card.extends else card)
@@ -51,11 +63,11 @@ def check_card(card: DatasetCard) -> None:
 
 
 def ensure_trajectories(card: DatasetCard, pool: RolloutPool, tell: bool = False) -> None:
-    """Collect unless this card's trajectories lie on disk; `tell`: say whose bytes in any case.
-
-    They are those of the card that it extends.
-    """
+    """Collect or import unless this card's trajectories lie on disk; `tell`: say whose bytes in any
+    case. They are those of the card that it extends."""
     card = load_dataset_card(card.extends) if card.extends else card
+    if card.source is not None:
+        return ensure_imported(card)
     there = is_collected(card)
     if not there:
         check_writable(data_root())
@@ -67,9 +79,26 @@ def ensure_trajectories(card: DatasetCard, pool: RolloutPool, tell: bool = False
         say(trajectories_verdict(card))
 
 
+def ensure_imported(card: DatasetCard, where: Path | None = None, download: bool = False) -> None:
+    """Import what a card's source names unless it lies on disk; `where` and `download` say how.
+
+    Raises:
+        UserError: it isn't where it is looked for, or cannot be what the card says.
+    """
+    assert card.source is not None
+    if card.source.answered:
+        if where or not is_answered(card):
+            import_answers(card, where)
+    elif where or not is_imported(card):
+        import_trajectories(card, where, download)
+
+
 def ensure_preferences(card: DatasetCard, pool: RolloutPool, tell: bool = False) -> Path:
-    """Label, and collect, unless this card's preferences lie on disk; `tell` as above."""
+    """Label, and collect or import, unless this card's preferences lie on disk; `tell` as above."""
     check_card(card)
+    if card.source is not None and card.source.answered:
+        ensure_imported(card)
+        return preference_path(card)
     ensure_trajectories(card, pool, tell)
     there = is_labelled(card)
     if not there:
@@ -84,6 +113,18 @@ def ensure_preferences(card: DatasetCard, pool: RolloutPool, tell: bool = False)
     if tell or not there:
         say(preferences_verdict(card))
     return preference_path(card)
+
+
+def has_trajectories(data: str) -> bool:
+    """Whether the name or path `data` is of trajectories with labels, and not of answers alone.
+
+    Raises:
+        UserError: there is no such card.
+    """
+    if data.endswith(".safetensors"):
+        return False
+    source = load_dataset_card(data).source
+    return source is None or not source.answered
 
 
 def find_preferences(data: str | Path, pool: RolloutPool) -> tuple[str, Preferences]:
@@ -119,7 +160,7 @@ def task_of(
     if not name:
         return None
     card = find_task(name)
-    elsewhere = named is not None or preferences.info.source == "arrays"
+    elsewhere = named is not None or not preferences.info.source.startswith("cpl_bench/")
     if simulated and elsewhere:
         sizes = preferences.observations.shape[1], preferences.actions.shape[1]
         check_sizes(card, sizes, preferences.info.title)

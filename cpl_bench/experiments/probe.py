@@ -58,7 +58,7 @@ class Probe:
     @property
     def problems(self) -> list[str]:
         """Why the card is not accepted; empty if it is."""
-        low, high = self.card.behaviour.score_band
+        low, high = self.card.cloned.score_band
         checks = {
             "behaviour outside its band": not low <= self.behaviour <= high,
             "expert below 90 %": self.expert < MINIMUM_EXPERT,
@@ -76,7 +76,7 @@ class Probe:
 
     def row(self) -> str:
         """A line of the Markdown table."""
-        low, high = self.card.behaviour.score_band
+        low, high = self.card.cloned.score_band
         cells = [
             self.card.name,
             f"{self.card.episodes:,}",

@@ -20,6 +20,8 @@ def check_sample(card: DatasetCard, pool: RolloutPool) -> str:
     Raises:
         UserError: the card names no sample, was changed since, or names another one.
     """
+    if card.source is not None:
+        raise UserError(f"{card.name} is imported, not made; its file has one hash everywhere.")
     named, again = card.published, f"cpl-bench inspect {card.file or card.name} --record"
     if not named.sample_trajectories:
         raise UserError(f"{card.path} names no sample to compare with. Where its data lie: {again}")

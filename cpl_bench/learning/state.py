@@ -37,15 +37,17 @@ def unpack(parts: Mapping[str, Part], state: Mapping[str, Tensor]) -> None:
         part.load_state({k[len(start) :]: v for k, v in state.items() if k.startswith(start)})
 
 
-def take_up(part: Part, state: dict[str, Tensor]) -> None:
+def take_up(part: Part, state: dict[str, Tensor], finite: bool = True) -> None:
     """Let a method go on from a state that was kept, if it is one of such a method's.
+
+    `finite`: no member of it has diverged.
 
     Raises:
         UserError: it lacks something, holds something else, of another shape or type, or numbers
             that are not finite. The method is then as it was before.
     """
     wrong = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
-    if wrong:
+    if wrong and finite:
         raise UserError(f"the numbers of '{wrong[0]}' are not finite.")
     before = part.state()
     try:

@@ -65,14 +65,20 @@ def _describe(
     lengths = np.diff(preferences.episode_ends, prepend=0)
     first, second = _pairs(preferences)
     tied = scores[first] == scores[second]
-    low, high = card.behaviour.score_band
+    band = ""
+    if card.behaviour is not None:
+        low, high = (scoring.shown(each, 0) for each in card.behaviour.score_band)
+        band = f" (the card wants {low} to {high}{scoring.unit})"
+    known = source.knows_successes or not scoring.is_success
     lines = [
         f"dataset        {card.name}: {card.task}, seed {card.seed}",
+        *([f"imported       {card.source}"] if card.source else []),
         f"episodes       {len(lengths):,} ({lengths.min()} to {lengths.max()} steps, mean "
         f"{lengths.mean():.0f}); {len(preferences.observations):,} steps",
         f"observations   {preferences.observations.shape}, actions {preferences.actions.shape}",
-        f"{scoring.name:<15}{scoring.shown(achieved)}{scoring.unit} (the card wants "
-        f"{scoring.shown(low, 0)} to {scoring.shown(high, 0)}{scoring.unit})",
+        f"{scoring.name:<15}{scoring.shown(achieved)}{scoring.unit}{band}"
+        if known
+        else f"{scoring.name:<15}not written down in the data",
         *([f"terminated     {ended:.1%} of the episodes"] if ended else []),
         *([f"references     {task.references}"] if task.references else []),
         *(

@@ -145,7 +145,7 @@ def _assemble(
         second=second,
         prefers_second=np.asarray(answers, np.float32),
         weight=None if (weight == 1).all() else weight,
-        successes=np.concatenate([each.successes for each in trajectories]).astype(np.uint8),
+        successes=_successes(source),
         terminations=_terminations(source),
         info=info,
     )
@@ -172,6 +172,13 @@ def _vouched_for(source: TrajectorySet) -> str:
             "SHA-256 of their content is not the recorded one. Move them away, and collect again."
         )
     return named
+
+
+def _successes(source: TrajectorySet) -> np.ndarray | None:
+    """1 on each step at which the task's condition held, (N,); None if nobody wrote it down."""
+    if not source.knows_successes:
+        return None
+    return np.concatenate([each.successes for each in source.trajectories]).astype(np.uint8)
 
 
 def _terminations(source: TrajectorySet) -> np.ndarray | None:

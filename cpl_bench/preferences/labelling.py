@@ -29,8 +29,13 @@ def preference_path(card: DatasetCard) -> Path:
     """Where `label` writes the preferences of a card: the name holds everything that decides them.
 
     regret-cap_steps200-2500x64-dense-oracle-seed0.safetensors
+
+    What comes with its answers is called as the file that it comes from.
     """
     cut, how = card.segments, card.labelling
+    if card.source is not None and card.source.answered:
+        name = file_part(Path(card.source.id).stem)
+        return data_root() / "preferences" / card.name / f"{name}.safetensors"
     parts = [
         _scored(card),
         f"{cut.pairs}{cut.ranked_size or (cut.comparisons if cut.comparisons > 1 else '')}",
@@ -78,6 +83,11 @@ def with_options(
     Raises:
         UserError: an unknown scorer or annotator, or numbers that cannot be.
     """
+    asked = (scorer, annotator, segments, segment_length, pairs, ranked_size, annotator_settings)
+    if card.source is not None and card.source.answered:
+        if any(each is not None for each in asked):
+            raise UserError(f"{card.name} comes with its segments and answers; import it as it is.")
+        return card
     before, kind = card.segments, pairs or card.segments.pairs
     if ranked_size is None:
         ranked_size = before.ranked_size if kind == before.pairs else 0
@@ -115,6 +125,20 @@ def planned_info(card: DatasetCard, source_hash: str = "") -> PreferenceInfo:
     """What a card's preference file will say of itself."""
     cut = card.segments
     packages = {name: version(name) for name in ("cpl-bench", "numpy", "gymnasium")}
+    source = card.source
+    if source is not None and source.answered:
+        return PreferenceInfo(
+            card=card.name,
+            task=card.task,
+            segment_length=cut.length,
+            pairs=cut.pairs,
+            source=str(source),
+            source_hash=source_hash,
+            scorer=source.score_key,
+            annotator="oracle" if source.score_key else source.annotator,
+            versions=packages,
+            command=f"cpl-bench import {card.file or card.name}",
+        )
     return PreferenceInfo(
         card=card.name,
         task=card.task,
@@ -206,13 +230,7 @@ def check_labelling(task: str, cut: Segments, labelling: Labelling) -> None:
             f"steps, and {labelling.scorer} scores whole segments. Scorers of steps: "
             f"{', '.join(STEPWISE)}."
         )
-    if not 0 < labelling.discount <= 1:
-        raise UserError(f"A discount must lie in (0, 1]; got {labelling.discount}.")
     check_annotator(labelling.annotator, labelling.annotator_settings)
-    if cut.count < 2 or cut.length < 1:
-        raise UserError(
-            f"Expected at least 2 segments of at least 1 step, not {cut.count} of {cut.length}."
-        )
     if cut.pairs not in get_args(Pairs):
         raise unknown_name("kind of pairs", cut.pairs, get_args(Pairs))
     if cut.misranked:

@@ -10,7 +10,8 @@ import torch
 from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.core.seeds import training_seeds
-from cpl_bench.learning.config import MethodConfig, chunk_of
+from cpl_bench.learning.chunks import chunk_of
+from cpl_bench.learning.config import MethodConfig
 from cpl_bench.learning.inputs import folded, inputs_of
 from cpl_bench.learning.interface import Algorithm, OnlinePhase, Phase
 from cpl_bench.learning.loop import Stretch

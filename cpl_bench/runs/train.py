@@ -12,21 +12,20 @@ from typing import Literal, cast
 import torch
 
 from cpl_bench.core.cards import TaskCard
-from cpl_bench.core.counts import EVALUATIONS, STEPS, check_count
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import drop_temporaries, is_temporary, remove_folder
 from cpl_bench.core.locks import held
 from cpl_bench.core.names import check_folder, slug
 from cpl_bench.core.progress import say
 from cpl_bench.core.versions import commit, versions
-from cpl_bench.learning.config import MethodConfig, chunk_of
+from cpl_bench.learning.config import MethodConfig
 from cpl_bench.learning.interface import OnlinePhase, Phase, RewardLearner, Segments
 from cpl_bench.learning.loop import fit
 from cpl_bench.learning.methods import find_method
 from cpl_bench.learning.precision import choose_precision, torch_set
 from cpl_bench.learning.state import take_up
-from cpl_bench.preferences.format import PreferenceInfo, Preferences, behaviour_score
-from cpl_bench.runs.feeds import check_feeds
+from cpl_bench.preferences.format import Preferences, behaviour_score
+from cpl_bench.runs.checks import check_evaluations
 from cpl_bench.runs.folder import AGAIN, RunFolder
 from cpl_bench.runs.held_out import held_out_batch
 from cpl_bench.runs.memory import keep_freed_memory
@@ -122,12 +121,12 @@ def _trained(
         folder.write(record)  # also over that of a run that never came to a state
     if begin == "resume":
         start_step, state = folder.read_state()
+        before = folder.read()
         try:
-            take_up(learner, state)
+            take_up(learner, state, finite=not before.diverged_by(start_step))
         except UserError as problem:
             raise UserError(f"{folder.state} is not of this method: {problem} {AGAIN}") from None
         say(f"Resuming {folder.path} at step {start_step}.")
-        before = folder.read()
         if (after := gone_on(before, record, start_step)).resumed != before.resumed:
             other = ", ".join(name for name in after.resumed[-1] if name != "step")
             say(f"It goes on with other {other} than it began with: run.json says which.")
@@ -178,37 +177,6 @@ def folder_name(algorithm: str, note: str = "") -> str:
     """What a run's folder is called."""
     name = algorithm if re.fullmatch(r"[\w.-]+", algorithm) else slug(algorithm)
     return f"{name}-{note}" if note else name
-
-
-def check_evaluations(config: MethodConfig, evaluate_every: int) -> None:
-    """Refuse more evaluations than anybody could look at, each with its checkpoint.
-
-    Raises:
-        UserError: there would be too many.
-    """
-    check_count("the steps of a training", config.steps, 1, STEPS)
-    if config.steps > EVALUATIONS * evaluate_every:
-        raise UserError(
-            f"{config.steps:,} steps with an evaluation every {evaluate_every:,} are more than "
-            f"{EVALUATIONS:,} evaluations. Evaluate less often: --evaluate-every."
-        )
-
-
-def check_method(algorithm: str, config: MethodConfig, info: PreferenceInfo, rewards: bool) -> None:
-    """Refuse what cannot be trained, before any data are made for it.
-
-    Args:
-        algorithm: its name.
-        config: its settings.
-        info: what the preferences will be.
-        rewards: whether they will hold the environment's.
-
-    Raises:
-        UserError: as `train` would raise it.
-    """
-    entry = find_method(algorithm)
-    learner = entry.build(config, 1, 1, [0], torch.device("cpu"))  # phases are those of any size
-    check_feeds(learner.phases(), info, rewards, entry.title(config), chunk_of(config))
 
 
 def _is_fitting(phase: Phase | OnlinePhase) -> bool:

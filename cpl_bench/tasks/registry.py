@@ -93,7 +93,12 @@ def find_task(name: str) -> TaskCard:
     return card if info.get("has_success", False) else TaskCard(**{**vars(card), "score": "return"})
 
 
-def check_sizes(card: TaskCard, sizes: tuple[int, int], whose: str) -> None:
+def check_sizes(
+    card: TaskCard,
+    sizes: tuple[int, int],
+    whose: str,
+    hint: str = "Name the task that they come from with --task.",
+) -> None:
     """Refuse a task whose observations or actions are not `whose`.
 
     Raises:
@@ -105,7 +110,7 @@ def check_sizes(card: TaskCard, sizes: tuple[int, int], whose: str) -> None:
     if of_task != sizes:
         raise UserError(
             f"{card.name} has observations of {of_task[0]} and actions of {of_task[1]} numbers, "
-            f"{whose} of {sizes[0]} and {sizes[1]}. Name the task that they come from with --task."
+            f"{whose} of {sizes[0]} and {sizes[1]}. {hint}"
         )
 
 

@@ -51,12 +51,12 @@ def make_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
     key = hashlib.sha256(json.dumps(recipe(card), sort_keys=True).encode()).hexdigest()[:12]
     name = file_part(Path(card.task).stem)  # of a card's path, its name
     path = data_root() / "clones" / f"{name}-{key}.safetensors"
-    clone = _read_clone(path, len(card.behaviour.levels))
+    clone = _read_clone(path, len(card.cloned.levels))
     if clone is None:
         clone = _train_clone(card, task, pool)
         _write_clone(path, clone)
     scoring = task.scoring
-    for wanted, step, score in zip(card.behaviour.levels, clone.steps, clone.score, strict=True):
+    for wanted, step, score in zip(card.cloned.levels, clone.steps, clone.score, strict=True):
         say(
             f"  level {scoring.shown(wanted, 0)}{scoring.unit}: the clone at step {step} has a "
             f"{scoring.name} of {scoring.shown(score, 0)}{scoring.unit}"
@@ -68,7 +68,7 @@ def recipe(card: DatasetCard) -> dict[str, Any]:
     """Everything that decides the clone of a card, as JSON has it."""
     task = load_task(card.task)
     decisive = {
-        "behaviour": {k: v for k, v in asdict(card.behaviour).items() if k != "score_band"},
+        "behaviour": {k: v for k, v in asdict(card.cloned).items() if k != "score_band"},
         "rules": [card.seed, card.stop_steps_after_success, card.minimum_steps],
         "task": [*task.simulated, task.score, installed(task)],
         "version": CLONE_VERSION,
@@ -77,7 +77,7 @@ def recipe(card: DatasetCard) -> dict[str, Any]:
 
 
 def _train_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
-    behaviour = card.behaviour
+    behaviour = card.cloned
     demonstrations = pool.episodes(
         task,
         episode_seeds("demonstrations", behaviour.demonstrations, card.seed),
@@ -109,8 +109,8 @@ class _LevelSearch:
     """Finds the stop of a clone whose success is nearest to a level, measuring few of them."""
 
     def __init__(self, card: DatasetCard, task: TaskCard, pool: RolloutPool):
-        self.task, self.pool, self.recipe = task, pool, card.behaviour
-        self.seeds = episode_seeds("clone probe", card.behaviour.probe_episodes, card.seed)
+        self.task, self.pool, self.recipe = task, pool, card.cloned
+        self.seeds = episode_seeds("clone probe", card.cloned.probe_episodes, card.seed)
         self.steps: list[int] = []
         self.policies: list[PolicyWeights] = []
         self.score: dict[int, float] = {}

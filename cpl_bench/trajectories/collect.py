@@ -19,7 +19,6 @@ import numpy as np
 
 from cpl_bench.core.cards import load_task
 from cpl_bench.core.dataset_cards import DatasetCard
-from cpl_bench.core.errors import UserError
 from cpl_bench.core.progress import say
 from cpl_bench.core.published import Published
 from cpl_bench.core.seeds import episode_seeds, generator
@@ -28,7 +27,8 @@ from cpl_bench.tasks.episodes import EpisodeRules
 from cpl_bench.tasks.pool import RolloutPool
 from cpl_bench.trajectories.clone import make_clone, recipe
 from cpl_bench.trajectories.dataset import content_hash, scores_of
-from cpl_bench.trajectories.formats.minari import minari_folder, read_record, write_trajectories
+from cpl_bench.trajectories.formats.minari import read_record, write_trajectories
+from cpl_bench.trajectories.place import check_place
 
 
 def collect(card: DatasetCard, pool: RolloutPool) -> Path:
@@ -42,7 +42,7 @@ def collect(card: DatasetCard, pool: RolloutPool) -> Path:
     clone = make_clone(card, task, pool)
     levels = generator("levels", card.seed).integers(0, len(clone.policies), card.episodes)
     rules = EpisodeRules(
-        action_noise=card.behaviour.action_noise,
+        action_noise=card.cloned.action_noise,
         stop_steps_after_success=card.stop_steps_after_success,
         minimum_steps=card.minimum_steps,
         keep_states=True,
@@ -62,14 +62,14 @@ def collect(card: DatasetCard, pool: RolloutPool) -> Path:
         "levels": [
             {"wanted": wanted, "step": step, "measured": score}
             for wanted, step, score in zip(
-                card.behaviour.levels, clone.steps, clone.score, strict=True
+                card.cloned.levels, clone.steps, clone.score, strict=True
             )
         ],
         "versions": installed(task) | {"numpy": version("numpy")},
         "machine": {"processor": processor(), "mathematics": pool.mathematics()},
     }
     folder = write_trajectories(card.minari_id, task, trajectories, record)
-    scoring, (low, high) = task.scoring, card.behaviour.score_band
+    scoring, (low, high) = task.scoring, card.cloned.score_band
     score = float(np.mean(scores_of(task, trajectories)))
     steps = sum(len(trajectory.rewards) for trajectory in trajectories)
     say(
@@ -78,24 +78,6 @@ def collect(card: DatasetCard, pool: RolloutPool) -> Path:
         f"{scoring.shown(high, 0)}{scoring.unit}) → {folder}"
     )
     return folder
-
-
-def check_place(card: DatasetCard) -> None:
-    """Refuse to write where something lies that this card did not make.
-
-    Raises:
-        UserError: a dataset of another program's, an unreadable one, or another card's.
-    """
-    there = read_record(card.minari_id)
-    if there is None:
-        return
-    other = there.get("card", {}).get("file", "")
-    if other != card.file:
-        raise UserError(
-            f"{minari_folder(card.minari_id)} holds the data of another card of the same name "
-            f"({other or 'an official one'}, not {card.file or 'the official one'}). Give the card "
-            "another name, or point MINARI_DATASETS_PATH elsewhere."
-        )
 
 
 def is_collected(card: DatasetCard) -> bool:

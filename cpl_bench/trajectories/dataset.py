@@ -45,6 +45,11 @@ class TrajectorySet:
     """What `collect` recorded: the card, the clone's levels, versions; {} for foreign data."""
 
     @property
+    def knows_successes(self) -> bool:
+        """Whether it was written down where episodes succeeded; where not, none seems to."""
+        return self.record.get("knows_successes", True)
+
+    @property
     def episode_ends(self) -> np.ndarray:
         """(E,) the row after each episode's last, all episodes laid end to end."""
         return np.cumsum([len(trajectory.rewards) for trajectory in self.trajectories])

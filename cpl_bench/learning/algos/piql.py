@@ -33,6 +33,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cpl_bench.learning import config as settings
+from cpl_bench.learning.chunks import refuse_for_values
 from cpl_bench.learning.config import Optimiser, PolicyConfig, RewardConfig, ValueConfig
 from cpl_bench.learning.critics import CriticConfig, Critics
 from cpl_bench.learning.interface import (
@@ -100,7 +101,7 @@ class PIQLConfig:
         )
         self.judging()  # which refuses its own
         settings.share_out(self.steps, "iql", reward=self.reward.fitting_steps)
-        settings.refuse_for_values(self.policy, "P-IQL")
+        refuse_for_values(self.policy, "P-IQL")
 
     def judging(self) -> CriticConfig:
         """What of this concerns value and critics."""

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from cpl_bench.learning import config as settings
 from cpl_bench.learning.actor import Actor, KLConfig, StdConfig, Surrogate, SurrogateConfig
+from cpl_bench.learning.chunks import refuse_for_values
 from cpl_bench.learning.collection import REPORTED, Collection, CollectionConfig, happened
 from cpl_bench.learning.config import Optimiser, PolicyConfig, RewardConfig, Stage, ValueConfig
 from cpl_bench.learning.interface import (
@@ -86,7 +87,7 @@ class PPOConfig:
         settings.refuse(self, {"steps": settings.COUNT, "segments": settings.SEGMENTS})
         fitting = self.reward.fitting_steps
         settings.share_out(self.steps, "ppo", clone=self.clone.steps, reward=fitting)
-        settings.refuse_for_values(self.policy, "preference-PPO", own_std=True)
+        refuse_for_values(self.policy, "preference-PPO", own_std=True)
         self.collection.check(self.improving)
 
     @property

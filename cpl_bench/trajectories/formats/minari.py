@@ -67,7 +67,11 @@ LEAVE_IT = "move it away, or point MINARI_DATASETS_PATH to another folder."
 
 
 def write_trajectories(
-    minari_id: str, task: TaskCard, trajectories: Sequence[Trajectory], record: dict[str, Any]
+    minari_id: str,
+    task: TaskCard,
+    trajectories: Sequence[Trajectory],
+    record: dict[str, Any],
+    origin: str = "a clone of the scripted expert, stopped at several levels",
 ) -> Path:
     """Write a Minari dataset beside, then put it in the place of one of the same id.
 
@@ -102,7 +106,7 @@ def write_trajectories(
                 minari_id,
                 buffers,
                 env=env_spec(task),
-                algorithm_name="a clone of the scripted expert, stopped at several levels",
+                algorithm_name=origin,
                 author="cpl_bench",
                 description=f"Behaviour data of {task.name} for preference learning.",
                 requirements=[f"{name}=={wanted}" for name, wanted in installed(task).items()],

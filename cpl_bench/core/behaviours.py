@@ -1,0 +1,51 @@
+"""Behaviour policies: how a dataset card says who is to act in the data that are collected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+from cpl_bench.core.counts import EPISODES, LEVELS, STEPS, check_count
+from cpl_bench.core.score import Score
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """The behaviour policy: one clone of the expert, stopped at several levels of success."""
+
+    levels: tuple[float, ...]
+    """Mean scores (with action noise) at which the clone is stopped; an episode draws one."""
+    score_band: tuple[float, float]
+    """The mean score that the finished dataset must have, lowest and highest."""
+    action_noise: float = 0.3
+    """Standard deviation of the Gaussian noise on every action of the data, then clipped."""
+    demonstrations: int = 20
+    """Expert episodes that the clone imitates."""
+    demonstration_noise: float = 0.3
+    """Standard deviation of the noise on the demonstrating expert's actions."""
+    clone_steps: int = 4000
+    """Gradient steps after which the search for the levels gives up."""
+    probe_episodes: int = 40
+    """Episodes that measure one checkpoint's success."""
+
+    def __post_init__(self) -> None:
+        check_count("demonstrations", self.demonstrations, 1, EPISODES)
+        check_count("clone_steps", self.clone_steps, 1, STEPS)
+        check_count("probe_episodes", self.probe_episodes, 1, EPISODES)
+
+    def problems(self, scoring: Score) -> dict[str, bool]:
+        """What cannot be on a task that is scored so, and whether it is."""
+        least, most = (0, 1) if scoring.is_share else (-inf, inf)
+        low, high = self.score_band
+        return {
+            f"behaviour.levels must name 1 to {LEVELS} scores": not 1 <= len(self.levels) <= LEVELS,
+            f"behaviour.levels must lie in [{least}, {most}]": any(
+                not least <= x <= most for x in self.levels
+            ),
+            f"behaviour.score_band must be [low, high] within [{least}, {most}]": (
+                not least <= low < high <= most
+            ),
+            "behaviour noise must lie in [0, 10]": not (
+                0 <= self.action_noise <= 10 and 0 <= self.demonstration_noise <= 10
+            ),
+        }

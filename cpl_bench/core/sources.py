@@ -1,0 +1,69 @@
+"""Trajectories and answers that somebody else recorded: where a dataset card says they come from.
+
+    [source]
+    format = "d4rl"                      # what kind of file
+    id = "hopper-medium-v2"              # what whoever made it calls it
+
+A card has either a behaviour, and its data are collected, or a source, and they are imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from cpl_bench.core.errors import UserError
+
+Format = Literal["minari", "d4rl", "npz"]
+"""minari: a Minari dataset; d4rl: D4RL's flat HDF5; npz: segments and answers, no trajectories."""
+OneMeans = Literal["first", "second"]
+"""Which of a pair a label of 1 prefers: peers disagree, and files do not say."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a card imports in place of a behaviour's episodes."""
+
+    format: Format
+    id: str
+    """A Minari id, a name of D4RL's, or the name of an `.npz` file."""
+    file: str = ""
+    """What D4RL calls the file of `id`; empty: as the installed `d4rl` says."""
+    sha256: str = ""
+    """Of the file that the card was written for: another one is refused. Empty: any."""
+    parts: tuple[str, ...] = ("observation", "desired_goal")
+    """Of observations that are dictionaries: which are taken, in this order, laid end to end."""
+    limit_steps: int = 0
+    """Where D4RL's file has no timeouts: its task's step limit; 0: the horizon of ours."""
+    label_one_means: OneMeans | None = None
+    """For npz with a label a pair: which of the two a 1 prefers."""
+    score_key: str = ""
+    """For npz with a number a segment: which of its arrays is the score, higher is better."""
+    annotator: str = "human"
+    """For npz with a label a pair: who answered."""
+
+    def __post_init__(self) -> None:
+        if self.format not in get_args(Format):
+            raise UserError(f"format must be {' or '.join(get_args(Format))}, not {self.format!r}.")
+        if not self.id:
+            raise UserError("id must name what is imported.")
+        if self.limit_steps < 0:
+            raise UserError(f"limit_steps must not be negative, not {self.limit_steps}.")
+        if not self.parts:
+            raise UserError("parts must name at least one part of the observations.")
+        of_pairs = self.label_one_means is not None
+        if self.format == "npz" and of_pairs == bool(self.score_key):
+            raise UserError(
+                "An npz file holds a label a pair or a score a segment: say either "
+                'label_one_means = "second" (or "first"), or score_key.'
+            )
+        if self.format != "npz" and (of_pairs or self.score_key):
+            raise UserError("label_one_means and score_key are for npz files only.")
+
+    @property
+    def answered(self) -> bool:
+        """Whether it comes with its segments and answers, so that nothing is left to label."""
+        return self.format == "npz"
+
+    def __str__(self) -> str:
+        return f"{self.format}:{self.id}"

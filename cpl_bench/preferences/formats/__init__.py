@@ -1,0 +1,1 @@
+"""How others keep preferences: a file a format, in and out."""

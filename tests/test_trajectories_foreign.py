@@ -1,0 +1,438 @@
+"""Other people's trajectories, D4RL's HDF5 and anybody's Minari datasets, become ours."""
+
+import http.server
+import json
+import shutil
+import threading
+from functools import partial
+from pathlib import Path
+
+import gymnasium
+import h5py
+import minari
+import numpy as np
+import pytest
+from foreign_files import flat_arrays, write_d4rl
+from minari.data_collector import EpisodeBuffer
+
+from cpl_bench.cli.main import main
+from cpl_bench.core.dataset_cards import load_dataset_card
+from cpl_bench.core.errors import UserError
+from cpl_bench.experiments.library import label
+from cpl_bench.preferences.file import load_preferences
+from cpl_bench.trajectories.foreign import import_trajectories, is_imported, sha256_of
+from cpl_bench.trajectories.formats.d4rl import qlearning_rows, read_flat, trajectories_of
+from cpl_bench.trajectories.formats.minari import minari_root, read_trajectories
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
+CARD = """
+task = "pointmass"
+[segments]
+count = 20
+length = 8
+[labelling]
+scorer = "partial_return"
+[source]
+format = "{format}"
+id = "{id}"
+"""
+INFOS = """
+DATASET_URLS = {{"dots-medium-v2": "{address}/dots_medium-v2.hdf5"}}
+REF_MIN_SCORE = {{"dots-medium-v2": -59.0}}
+REF_MAX_SCORE = {{"dots-medium-v2": -8.25}}
+"""
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty folders for our data, D4RL's and a home, and no installed d4rl."""
+    for variable, name in (
+        ("MINARI_DATASETS_PATH", "data"),
+        ("D4RL_DATASET_DIR", "d4rl-data"),
+        ("HOME", "home"),
+    ):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / name))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def card_of(places: Path, format: str, name: str, more: str = ""):
+    """The card of an import."""
+    (places / "mine.toml").write_text(CARD.format(format=format, id=name) + more)
+    return load_dataset_card("mine.toml")
+
+
+def refused(capsys: pytest.CaptureFixture[str], places: Path, *words: str) -> str:
+    """The one line that a command is refused with; nothing is written."""
+    capsys.readouterr()
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    left = [path for path in (places / "data").rglob("*") if path.is_file()]
+    assert [path for path in left if "foreign" not in path.parts] == []
+    return said
+
+
+# --- D4RL ---
+
+
+def test_episodes_end_where_the_file_says(tmp_path: Path) -> None:
+    arrays = flat_arrays()
+    found = trajectories_of(read_flat(write_d4rl(tmp_path / "x.hdf5", arrays)), 1000)
+    assert [len(each.rewards) for each in found] == [29, 12, 29]
+    assert [each.terminated for each in found] == [False, True, False]
+    assert np.array_equal(found[0].observations, arrays["observations"][:30])
+    assert np.array_equal(found[1].observations[:-1], arrays["observations"][30:42])
+    assert np.array_equal(found[1].rewards, arrays["rewards"][30:42].astype(np.float64))
+    assert np.array_equal(found[2].actions, arrays["actions"][42:71])
+
+
+def test_next_observations_keep_every_step(tmp_path: Path) -> None:
+    arrays = flat_arrays()
+    following = np.random.default_rng(1).normal(size=(72, 6)).astype(np.float32)
+    path = write_d4rl(tmp_path / "x.hdf5", arrays | {"next_observations": following})
+    found = trajectories_of(read_flat(path), 1000)
+    assert [len(each.rewards) for each in found] == [30, 12, 30]
+    for each, last in zip(found, (29, 41, 71), strict=True):
+        assert np.array_equal(each.observations[-1], following[last])
+
+
+def test_without_timeouts_the_step_limit_ends_episodes(tmp_path: Path) -> None:
+    arrays = flat_arrays((20, 7, 20, 20, 5), (False, True, False, False, False))
+    with_timeouts = trajectories_of(read_flat(write_d4rl(tmp_path / "a.hdf5", arrays)), 1000)
+    del arrays["timeouts"]
+    without = trajectories_of(read_flat(write_d4rl(tmp_path / "b.hdf5", arrays)), 20)
+    assert [len(each.rewards) for each in without] == [19, 7, 19, 19, 4]
+    for ours, theirs in zip(without, with_timeouts, strict=True):
+        assert np.array_equal(ours.observations, theirs.observations)
+
+
+def test_columns_are_flattened(tmp_path: Path) -> None:
+    arrays = flat_arrays()
+    plain = trajectories_of(read_flat(write_d4rl(tmp_path / "a.hdf5", arrays)), 1000)
+    for key in ("rewards", "terminals", "timeouts"):
+        arrays[key] = arrays[key][:, None]
+    arrays["terminals"] = arrays["terminals"].astype(np.float64)
+    columns = trajectories_of(read_flat(write_d4rl(tmp_path / "b.hdf5", arrays)), 1000)
+    for ours, theirs in zip(columns, plain, strict=True):
+        assert np.array_equal(ours.rewards, theirs.rewards)
+        assert ours.terminated == theirs.terminated
+
+
+def slow_qlearning_rows(arrays, limit):
+    """D4RL's own rule, a row at a time."""
+    kept, step = [], 0
+    for row in range(len(arrays["rewards"]) - 1):
+        over = arrays["timeouts"][row] if "timeouts" in arrays else step == limit - 1
+        if over:
+            step = 0
+            continue
+        if arrays["terminals"][row]:
+            step = 0
+        kept.append(row)
+        step += 1
+    return kept
+
+
+@pytest.mark.parametrize("timeouts", [True, False])
+def test_rows_of_the_qlearning_dataset(tmp_path: Path, timeouts: bool) -> None:
+    arrays = flat_arrays((9, 4, 9, 9, 3), (False, False, True, False, False), seed=3)
+    arrays["terminals"][8] = True  # a step that ended its task when time was over, too
+    if not timeouts:
+        del arrays["timeouts"]
+        arrays["terminals"][12] = True
+    flat = read_flat(write_d4rl(tmp_path / "x.hdf5", arrays))
+    rows = qlearning_rows(flat, 9)
+    assert len(flat.rewards) - 1 not in rows and 8 not in rows
+    assert rows.tolist() == slow_qlearning_rows(arrays, 9)
+
+
+def test_a_card_imports_by_d4rls_name(places: Path) -> None:
+    path = write_d4rl(places / "d4rl-data" / "dots.hdf5", flat_arrays())
+    card = card_of(places, "d4rl", "dots-medium-v2", 'file = "dots.hdf5"\n')
+    assert not is_imported(card)
+    assert label("mine.toml").is_file(), "what is missing is imported"
+    assert is_imported(card)
+    source = read_trajectories(card.minari_id)
+    origin = source.record["import"]
+    assert origin["id"] == "dots-medium-v2" and origin["file"] == "dots.hdf5"
+    assert origin["sha256"] == sha256_of(path)
+    assert [each.terminated for each in source.trajectories] == [False, True, False]
+    preferences = load_preferences(label("mine.toml"))
+    assert preferences.info.source == "cpl_bench/mine-v0"
+    assert preferences.successes is None, "D4RL does not say where episodes succeeded"
+    assert preferences.terminations is not None and preferences.terminations.sum() == 1
+    with minari_root(places / "data"):
+        stored = minari.load_dataset(card.minari_id)
+        assert stored.total_episodes == 3
+        assert stored.recover_environment().observation_space.shape == (6,)
+
+
+def test_a_card_may_name_its_file_and_its_hash(places: Path) -> None:
+    write_d4rl(places / "mine.hdf5", flat_arrays())
+    card = card_of(places, "d4rl", "mine.hdf5", 'sha256 = "00"\n')
+    with pytest.raises(UserError, match=r"SHA-256.*wants 00"):
+        import_trajectories(card)
+    digest = sha256_of(places / "mine.hdf5")
+    card = card_of(places, "d4rl", "mine.hdf5", f'sha256 = "{digest}"\n')
+    assert import_trajectories(card).is_dir()
+    assert "address" not in read_trajectories(card.minari_id).record["import"]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """A file server that says nothing of what it is asked for."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def served(places: Path, monkeypatch: pytest.MonkeyPatch):
+    """A d4rl whose `infos.py` can be read and which cannot be imported, and the server it names."""
+    write_d4rl(places / "dots_medium-v2.hdf5", flat_arrays())
+    handler = partial(Quiet, directory=str(places))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (places / "site" / "d4rl").mkdir(parents=True)
+    (places / "site" / "d4rl" / "__init__.py").write_text("raise ImportError('no mujoco210')")
+    address = f"http://127.0.0.1:{server.server_port}"
+    (places / "site" / "d4rl" / "infos.py").write_text(INFOS.format(address=address))
+    monkeypatch.syspath_prepend(str(places / "site"))
+    yield address
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_download_is_asked_for_and_says_from_where(served, places, capsys) -> None:
+    card_of(places, "d4rl", "dots-medium-v2")
+    said = refused(capsys, places, "import", "mine.toml")
+    assert "dots_medium-v2.hdf5" in said and "--download" in said and "--source" in said
+    assert main(["import", "mine.toml", "--download"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    got = places / "d4rl-data" / "dots_medium-v2.hdf5"
+    assert lines[0] == f"Downloading {served}/dots_medium-v2.hdf5 → {got}"
+    assert got.read_bytes() == (places / "dots_medium-v2.hdf5").read_bytes()
+    assert any("do not compare" in line for line in lines)
+    assert any("random -59, expert -8.25" in line for line in lines)
+    record = read_trajectories("cpl_bench/mine-v0").record["import"]
+    assert record["d4rl_reference"] == {"random_return": -59.0, "expert_return": -8.25}
+    assert record["address"] == f"{served}/dots_medium-v2.hdf5"
+
+
+def test_a_failed_download_leaves_nothing(served, places, capsys) -> None:
+    (places / "dots_medium-v2.hdf5").unlink()
+    card_of(places, "d4rl", "dots-medium-v2")
+    assert "404" in refused(capsys, places, "import", "mine.toml", "--download")
+    assert list((places / "d4rl-data").iterdir()) == []
+
+
+def test_without_the_package_it_is_said_how_to_install_it(places, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("cpl_bench.trajectories.formats.d4rl_files.find_spec", lambda name: None)
+    card_of(places, "d4rl", "dots-medium-v2")
+    assert "pip install --no-deps d4rl" in refused(capsys, places, "import", "mine.toml")
+
+
+def test_an_unknown_d4rl_name_suggests_the_nearest(served, places, capsys) -> None:
+    card_of(places, "d4rl", "dots-medum-v2")
+    said = refused(capsys, places, "import", "mine.toml", "--download")
+    assert "Did you mean 'dots-medium-v2'?" in said
+
+
+# --- Minari ---
+
+
+def write_minari(root: Path, minari_id: str, space, actions, episodes) -> None:
+    """Somebody else's dataset, without an environment."""
+    with minari_root(root):
+        minari.create_dataset_from_buffers(
+            minari_id, episodes, observation_space=space, action_space=actions, data_format="hdf5",
+            env=None, algorithm_name="theirs", author="they",
+        )  # fmt: skip
+
+
+def buffers(observe, act, success: bool, lengths=(14, 9)):
+    rng = np.random.default_rng(0)
+    made = []
+    for number, steps in enumerate(lengths):
+        over = np.arange(steps) == steps - 1
+        infos = {"success": np.r_[False, over]} if success else {"other": np.zeros(steps + 1)}
+        made.append(
+            EpisodeBuffer(
+                id=number, observations=observe(rng, steps + 1), actions=act(rng, steps),
+                rewards=rng.normal(size=steps), infos=infos,
+                terminations=over & (number == 1), truncations=over & (number != 1),
+            )
+        )  # fmt: skip
+    return made
+
+
+BOX = gymnasium.spaces.Box
+GOALS = gymnasium.spaces.Dict(
+    {
+        "achieved_goal": BOX(-9, 9, (2,), np.float64),
+        "desired_goal": BOX(-9, 9, (2,), np.float64),
+        "observation": BOX(-9, 9, (4,), np.float64),
+    }
+)
+
+
+def of_goals(rng, count):
+    return {name: rng.uniform(-9, 9, (count, *box.shape)) for name, box in GOALS.items()}
+
+
+def test_goals_are_laid_out_as_our_fetch_tasks_have_them(places: Path) -> None:
+    made = buffers(of_goals, lambda rng, n: rng.uniform(-2, 4, (n, 2)).astype(np.float32), True)
+    write_minari(places / "data", "foreign/maze-v1", GOALS, BOX(-2, 4, (2,), np.float32), made)
+    card = card_of(places, "minari", "foreign/maze-v1")
+    import_trajectories(card)
+    source = read_trajectories(card.minari_id)
+    for ours, theirs in zip(source.trajectories, made, strict=True):
+        whole = [theirs.observations["observation"], theirs.observations["desired_goal"]]
+        assert np.array_equal(ours.observations, np.hstack(whole).astype(np.float32))
+        assert np.allclose(ours.actions, (theirs.actions - 1) / 3, atol=1e-6)
+        assert np.array_equal(ours.rewards, theirs.rewards)
+        assert ours.successes.tolist() == [False] * (len(ours.rewards) - 1) + [True]
+    assert [each.terminated for each in source.trajectories] == [False, True]
+    assert load_preferences(label("mine.toml")).successes is not None
+
+
+def test_other_parts_can_be_asked_for(places: Path) -> None:
+    made = buffers(of_goals, lambda rng, n: rng.uniform(-1, 1, (n, 2)).astype(np.float32), False)
+    write_minari(places / "data", "foreign/maze-v1", GOALS, BOX(-1, 1, (2,), np.float32), made)
+    parts = 'parts = ["achieved_goal", "observation"]\n'
+    card = card_of(places, "minari", "foreign/maze-v1", parts)
+    import_trajectories(card)
+    first = read_trajectories(card.minari_id).trajectories[0].observations
+    assert np.allclose(first[:, :2], made[0].observations["achieved_goal"])
+    card = card_of(places, "minari", "foreign/maze-v1", 'parts = ["goal"]\n')
+    with pytest.raises(UserError, match=r"parts achieved_goal, desired_goal, observation.*`parts`"):
+        import_trajectories(card)
+
+
+def test_a_dataset_is_found_in_minaris_own_folder(places: Path) -> None:
+    made = buffers(
+        lambda rng, n: rng.uniform(-1, 1, (n, 6)),
+        lambda rng, n: rng.uniform(-1, 1, (n, 2)).astype(np.float32),
+        False,
+    )
+    home = places / "home" / ".minari" / "datasets"
+    home.mkdir(parents=True)
+    spaces = BOX(-1, 1, (6,), np.float64), BOX(-1, 1, (2,), np.float32)
+    write_minari(home, "dots/medium-v0", *spaces, made)
+    card = card_of(places, "minari", "dots/medium-v0")
+    import_trajectories(card)
+    record = read_trajectories(card.minari_id).record
+    assert not record["knows_successes"]
+    shutil.move(home, places / "elsewhere")
+    before = record["import"]["sha256"]
+    import_trajectories(card, places / "elsewhere")
+    assert read_trajectories(card.minari_id).record["import"]["sha256"] == before
+
+
+def test_discrete_actions_are_refused(places, capsys) -> None:
+    made = buffers(
+        lambda rng, n: rng.uniform(-1, 1, (n, 6)), lambda rng, n: rng.integers(0, 3, n), False
+    )
+    spaces = BOX(-1, 1, (6,), np.float64), gymnasium.spaces.Discrete(3)
+    write_minari(places / "data", "foreign/keys-v0", *spaces, made)
+    card_of(places, "minari", "foreign/keys-v0")
+    assert "Discrete(3)" in refused(capsys, places, "import", "mine.toml")
+
+
+def test_a_minari_id_that_is_not_there_suggests_local_ones(places, capsys) -> None:
+    made = buffers(of_goals, lambda rng, n: rng.uniform(-1, 1, (n, 2)).astype(np.float32), False)
+    write_minari(places / "data", "foreign/maze-v1", GOALS, BOX(-1, 1, (2,), np.float32), made)
+    card_of(places, "minari", "foreign/maz-v1")
+    said = refused(capsys, places, "import", "mine.toml")
+    assert "Did you mean 'foreign/maze-v1'?" in said and "--download" in said
+    card_of(places, "minari", "../foreign-v1")
+    assert "no Minari id" in refused(capsys, places, "import", "mine.toml")
+
+
+# --- What cannot be imported ---
+
+
+def truncated(path: Path, arrays: dict) -> None:
+    write_d4rl(path, arrays)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def with_nan(path: Path, arrays: dict) -> None:
+    arrays["rewards"][17] = np.nan
+    write_d4rl(path, arrays)
+
+
+def without_actions(path: Path, arrays: dict) -> None:
+    del arrays["actions"]
+    write_d4rl(path, arrays)
+
+
+def of_other_lengths(path: Path, arrays: dict) -> None:
+    arrays["rewards"] = arrays["rewards"][:-1]
+    write_d4rl(path, arrays)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (truncated, "may be truncated"),
+        (with_nan, "rewards must be finite, got nan at [17]"),
+        (without_actions, "missing: actions"),
+        (of_other_lengths, "rewards must have shape (72,), got (71,)"),
+        (lambda p, a: write_d4rl(p, flat_arrays((5, 6), (False, True))), "longest episode has 6"),
+        (lambda p, a: write_d4rl(p, flat_arrays(sizes=(7, 2))), "observations of 6 and actions"),
+        (lambda p, a: write_d4rl(p, a | {"actions": 3 * a["actions"]}), "within [-1, 1]"),
+        (lambda p, a: write_d4rl(p, a | {"terminals": a["terminals"] + 2}), "must be 0 or 1"),
+        (lambda p, a: p.write_text("<html>404</html>"), "cannot be read as HDF5"),
+        (lambda p, a: None, "there is no such file"),
+    ],
+    ids=lambda each: getattr(each, "__name__", None),
+)
+def test_bad_files_are_refused_in_a_line(places, capsys, spoil, said) -> None:
+    spoil(places / "mine.hdf5", flat_arrays())
+    card_of(places, "d4rl", "mine.hdf5")
+    assert said in refused(capsys, places, "import", "mine.toml")
+
+
+def test_what_another_card_wrote_is_left_alone(places, capsys) -> None:
+    write_d4rl(places / "mine.hdf5", flat_arrays())
+    card_of(places, "d4rl", "mine.hdf5")
+    assert main(["import", "mine.toml"]) == 0
+    (places / "other").mkdir()
+    shutil.copy(places / "mine.toml", places / "other" / "mine.toml")
+    shutil.copy(places / "mine.hdf5", places / "other" / "mine.hdf5")
+    capsys.readouterr()
+    assert main(["import", "other/mine.toml"]) == 2
+    assert "another card of the same name" in capsys.readouterr().err
+
+
+def test_an_import_is_labelled_without_forking(places, capsys) -> None:
+    write_d4rl(places / "mine.hdf5", flat_arrays())
+    card_of(places, "d4rl", "mine.hdf5")
+    assert "--scorer partial_return" in refused(
+        capsys, places, "label", "mine.toml", "--scorer", "regret"
+    )
+    assert main(["inspect", "mine.toml"]) == 0
+    said = capsys.readouterr().out
+    assert "imported       d4rl:mine.hdf5" in said and "not written down" in said
+    for option in ("--probe", "--record"):
+        assert main(["inspect", "mine.toml", option]) == 2
+
+
+def test_a_changed_source_is_imported_again(places) -> None:
+    write_d4rl(places / "a.hdf5", flat_arrays())
+    write_d4rl(places / "b.hdf5", flat_arrays(seed=9))
+    first = load_preferences(label(str(card_of(places, "d4rl", "a.hdf5").path)))
+    second = load_preferences(label(str(card_of(places, "d4rl", "b.hdf5").path)))
+    assert first.info.source_hash != second.info.source_hash
+
+
+def test_the_record_is_whole(places) -> None:
+    write_d4rl(places / "mine.hdf5", flat_arrays())
+    folder = import_trajectories(card_of(places, "d4rl", "mine.hdf5"))
+    metadata = json.loads((folder / "data" / "metadata.json").read_text())
+    assert metadata["algorithm_name"] == "imported from d4rl:mine.hdf5"
+    assert str(places) not in json.dumps(json.loads(metadata["cpl_bench"])["import"])
+    with h5py.File(folder / "data" / "main_data.hdf5") as file:
+        assert len(file) == 3
