@@ -209,6 +209,8 @@ def _import_problems(card: DatasetCard) -> dict[str, bool]:
 def _behaviour_problems(card: DatasetCard, task: TaskCard, path: Path) -> dict[str, bool]:
     if card.behaviour is None:
         return {"the key 'behaviour' is missing (or 'source', of data to be imported)": True}
+    if not card.episodes:
+        return {f"the key 'episodes' is missing, or not from 1 to {EPISODES:,}": True}
     check_count(f"{path}: episodes", card.episodes, 1, EPISODES)
     stop = card.stop_steps_after_success
     check_count(f"{path}: stop_steps_after_success", stop, 0, HORIZON)
