@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 from cpl_bench.core.cards import load_task
+from cpl_bench.core.counts import HORIZON, SEGMENTS, check_count
 from cpl_bench.core.dataset_cards import DatasetCard, Labelling, Segments
 from cpl_bench.core.errors import UserError, unknown_name
 from cpl_bench.core.folders import data_root
@@ -153,10 +154,8 @@ def check_labelling(task: str, cut: Segments, labelling: Labelling) -> None:
     """
     find_scorer(labelling.scorer)
     check_annotator(labelling.annotator, labelling.annotator_settings)
-    if cut.count < 2 or cut.length < 1:
-        raise UserError(
-            f"Expected at least 2 segments of at least 1 step, not {cut.count} of {cut.length}."
-        )
+    check_count("The number of segments", cut.count, 2, SEGMENTS)
+    check_count("The length of a segment", cut.length, 1, HORIZON)
     if cut.pairs not in get_args(Pairs):
         raise unknown_name("kind of pairs", cut.pairs, get_args(Pairs))
     if cut.misranked:
