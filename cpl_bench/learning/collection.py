@@ -174,8 +174,11 @@ class Collection:
         for name in (*FACTS, *STEPS, *(["order"] if self.update else [])):
             value = state[f"tensors/{name}"]
             rows = n if name in (*STEPS, "order") else 1
-            if value.shape[:2] not in ((count, rows), (count,)) or n < self.config.minibatch:
-                raise ValueError(f"the collection's {name} has the shape {tuple(value.shape)}")
+            kind = torch.int64 if name == "order" else torch.float32
+            if value.shape[:2] not in ((count, rows), (count,)) or value.dtype != kind:
+                raise ValueError(f"the collection's {name} is {value.dtype} of {value.shape}")
+        if n < self.config.minibatch:
+            raise ValueError(f"the collection holds {n} transitions")
         order = state.get("tensors/order", torch.zeros(1))
         if not 0 <= int(order.min()) <= int(order.max()) < n:
             raise ValueError("the collection's order names rows that it has not")

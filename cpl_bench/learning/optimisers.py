@@ -82,5 +82,6 @@ class WarmAdam:
         begun = any(name != "taken" for name in state)
         for name, parameter in self.parameters.items() if begun else ():
             for moment, shape in {**dict.fromkeys(MOMENTS, parameter.shape), "step": ()}.items():
-                if state[f"{name}.{moment}"].shape != shape:
-                    raise ValueError(f"{name}.{moment} has another shape than {name}")
+                value = state[f"{name}.{moment}"]
+                if value.shape != shape or value.dtype != parameter.dtype:
+                    raise ValueError(f"{name}.{moment} has another shape or type than {name}")

@@ -167,23 +167,26 @@ def scores_by_seed(columns: Evaluations, scoring: Score) -> dict[int, float]:
 
 def _column(path: Path, name: str, texts: tuple[str, ...]) -> NDArray:
     """Convert a column, or name its first bad line."""
-    try:
-        values = np.array(texts).astype(COLUMNS[name])
-    except (ValueError, OverflowError):
-        values = None
-    if values is not None and _allowed(name, values).all():
+    if (values := _converted(name, texts)) is not None:
         return values
     for number, text in enumerate(texts, start=2):
-        try:
-            good = bool(_allowed(name, np.array([text]).astype(COLUMNS[name])).all())
-        except (ValueError, OverflowError):
-            good = False
-        if not good:
+        if _converted(name, (text,)) is None:
             raise UserError(
                 f"{path}, line {number}: '{name}' must be {_WANTED[name]}, not "
                 f"'{shortened(text)}'. {_REMEDY}"
             )
     raise AssertionError(f"{path}: the column '{name}' is wrong but each of its values is right")
+
+
+def _converted(name: str, texts: tuple[str, ...]) -> NDArray | None:
+    """A column's values; None if any is none that may stand there."""
+    if COLUMNS[name] is np.int64 and not all(map(WHOLE.fullmatch, texts)):
+        return None
+    try:
+        values = np.array(texts).astype(COLUMNS[name])
+    except (ValueError, OverflowError):
+        return None
+    return values if _allowed(name, values).all() else None
 
 
 def _allowed(name: str, values: NDArray) -> NDArray[np.bool_]:
