@@ -18,10 +18,12 @@ from cpl_bench.core.toml import build
 
 @dataclass(frozen=True)
 class Behaviour:
-    """The behaviour policy: one clone of the expert, stopped at several levels of success."""
+    """The behaviour policy: one clone of the expert, stopped at several levels of success; or the
+    checkpoints of another training."""
 
     levels: tuple[float, ...]
-    """Mean scores (with action noise) at which the clone is stopped; an episode draws one."""
+    """Mean scores (with action noise) at which the clone is stopped, or to which the checkpoints
+    chosen are the nearest; an episode draws one."""
     score_band: tuple[float, float]
     """The mean score that the finished dataset must have, lowest and highest."""
     action_noise: float = 0.3
@@ -34,6 +36,9 @@ class Behaviour:
     """Gradient steps after which the search for the levels gives up."""
     probe_episodes: int = 40
     """Episodes that measure one checkpoint's success."""
+    checkpoints: str = ""
+    """A file beside the card, of policies that `scripts/train_behaviour.py` exported; nothing is
+    demonstrated or cloned then."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,8 @@ class DatasetCard:
         for name in ("name", "description", "published", "file"):
             del asked[name]
         del asked["behaviour"]["score_band"]
+        if not self.behaviour.checkpoints:
+            del asked["behaviour"]["checkpoints"]
         return short(hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest())
 
     @property
