@@ -78,10 +78,8 @@ def collect(card: DatasetCard, pool: RolloutPool) -> Path:
         "versions": installed(task) | {"numpy": version("numpy")},
         "machine": {"processor": processor(), "mathematics": pool.mathematics()},
     }
-    named = (
-        {"players": f"the policies in {card.behaviour.checkpoints}"} if trained_elsewhere else {}
-    )
-    folder = write_trajectories(card.minari_id, task, trajectories, record, **named)
+    players = f"the policies in {card.behaviour.checkpoints}" if trained_elsewhere else CLONE
+    folder = write_trajectories(card.minari_id, task, trajectories, record, players)
     scoring, (low, high) = task.scoring, card.behaviour.score_band
     score = float(np.mean(scores_of(task, trajectories)))
     steps = sum(len(trajectory.rewards) for trajectory in trajectories)
