@@ -65,7 +65,7 @@ class DatasetCard:
         if self.source is None:
             del asked["source"], asked["behaviour"]["score_band"]
         for where, name, default in LATER:
-            if asked[where][name] == default:  # as if there were no such key
+            if asked[where] and asked[where][name] == default:  # as if there were no such key
                 del asked[where][name]
         return short(hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest())
 

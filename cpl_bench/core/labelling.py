@@ -86,6 +86,7 @@ class Labelling:
 
 
 LATER: list[tuple[str, str, Any]] = [
+    ("behaviour", "checkpoints", ""),
     ("segments", "comparisons", 1),
     ("labelling", "discount", 1.0),
     ("labelling", "scorer_settings", {}),

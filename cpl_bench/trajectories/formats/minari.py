@@ -63,6 +63,7 @@ def minari_folder(minari_id: str) -> Path:
     return data_root() / minari_id
 
 
+CLONE = "a clone of the scripted expert, stopped at several levels"
 LEAVE_IT = "move it away, or point MINARI_DATASETS_PATH to another folder."
 
 
@@ -71,11 +72,12 @@ def write_trajectories(
     task: TaskCard,
     trajectories: Sequence[Trajectory],
     record: dict[str, Any],
-    origin: str = "a clone of the scripted expert, stopped at several levels",
+    players: str = CLONE,
 ) -> Path:
     """Write a Minari dataset beside, then put it in the place of one of the same id.
 
-    Returns its folder. A kill leaves the old one or the new one, see `replace_folder`.
+    `players` says who acted. Returns its folder. A kill leaves the old one or the new one, see
+    `replace_folder`.
     """
     import minari
     from minari.data_collector import EpisodeBuffer
@@ -106,7 +108,7 @@ def write_trajectories(
                 minari_id,
                 buffers,
                 env=env_spec(task),
-                algorithm_name=origin,
+                algorithm_name=players,
                 author="cpl_bench",
                 description=f"Behaviour data of {task.name} for preference learning.",
                 requirements=[f"{name}=={wanted}" for name, wanted in installed(task).items()],
