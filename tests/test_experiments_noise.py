@@ -1,5 +1,6 @@
 """A card that extends another shares its trajectories and scores, and only the answers are new."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,9 @@ annotator_settings = { error_rate = 0.3 }
 
 class NoPool:
     """A pool that nobody may ask."""
+
+    def remembering(self, path):
+        return nullcontext()
 
     def __getattr__(self, name):
         raise AssertionError(f"the simulator was asked: {name}")
@@ -116,7 +120,8 @@ def test_an_experiment_of_variants_runs_on_one_set_of_trajectories(folder, pool)
     methods = "".join(f'[[methods]]\nname = "{name}"\n{text}\n' for name, text in settings.items())
     (folder / "small" / "experiment.toml").write_text(
         f'datasets = ["{DOTS}", "../noisy-dots.toml"]\nseeds = 2\nfinal_episodes = 2\n'
-        f"episodes = 1\nevaluate_every = 50\nsettings = {{ steps = 50, policy.hidden = [16] }}\n{methods}"
+        "episodes = 1\nevaluate_every = 50\nsettings = { steps = 50, policy.hidden = [16] }\n"
+        + methods
     )
     experiment = load_experiment("small")
     result = run_experiment(experiment, folder / "runs", pool)
