@@ -30,7 +30,7 @@ from cpl_bench.preferences.labelling import (
     preference_path,
     seeds_of,
 )
-from cpl_bench.preferences.scorers import SCORERS, find_scorer
+from cpl_bench.preferences.scorers import SCORERS, STEPWISE, find_scorer
 from cpl_bench.preferences.segments import draw_segments, segments_of
 from cpl_bench.preferences.teachers import with_scale
 from cpl_bench.tasks.pool import RolloutPool
@@ -63,7 +63,7 @@ def label(card: DatasetCard, pool: RolloutPool) -> Path:
     check_labelling(card.task, card.segments, card.labelling)
     cut, path = card.segments, preference_path(card)
     journal = path.with_name(f".{path.stem}.forks.jsonl")
-    source = read_trajectories(card.minari_id)
+    source = read_trajectories(card.minari_id, states=card.labelling.scorer not in STEPWISE)
     with pool.remembering(journal):
         preferences = labelled(card, source, pool)
     scores = preferences.scores

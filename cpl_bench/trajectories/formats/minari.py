@@ -120,10 +120,13 @@ def _at_the_end(trajectory: Trajectory, ended: bool) -> np.ndarray:
     return (np.arange(len(trajectory.rewards)) == len(trajectory.rewards) - 1) & ended
 
 
-def read_trajectories(minari_id: str, root: Path | None = None) -> TrajectorySet:
+def read_trajectories(
+    minari_id: str, root: Path | None = None, states: bool = True
+) -> TrajectorySet:
     """All episodes of a Minari dataset, ours with the record of how they came about.
 
-    It lies below `root`, by default where datasets are looked for.
+    It lies below `root`, by default where datasets are looked for. Without their simulator `states`
+    they take a fraction of the memory.
 
     A foreign one may lack successes (none then) and simulator states (none can be forked).
 
@@ -145,8 +148,13 @@ def read_trajectories(minari_id: str, root: Path | None = None) -> TrajectorySet
             dataset = minari.load_dataset(minari_id)
             every = range(dataset.total_episodes)
             metadata = list(dataset.storage.get_episode_metadata(every))
-            episodes = list(dataset.storage.get_episodes(every))
-        trajectories = [_trajectory(*each) for each in zip(metadata, episodes, strict=True)]
+            trajectories = [
+                _trajectory(metadata[i], episode, states)
+                for begin in range(0, len(every), AT_ONCE)
+                for i, episode in enumerate(
+                    dataset.storage.get_episodes(every[begin : begin + AT_ONCE]), begin
+                )
+            ]
         record = json.loads(dataset.storage.metadata.get("cpl_bench", "{}"))
     except (OSError, KeyError, ValueError, AssertionError, RuntimeError, TypeError) as problem:
         raise UserError(
@@ -156,10 +164,14 @@ def read_trajectories(minari_id: str, root: Path | None = None) -> TrajectorySet
     return TrajectorySet(minari_id, trajectories, record)
 
 
-def _trajectory(metadata: dict[str, Any], episode: dict[str, Any]) -> Trajectory:
+AT_ONCE = 50
+"""Episodes that Minari reads together, states and all."""
+
+
+def _trajectory(metadata: dict[str, Any], episode: dict[str, Any], keep: bool) -> Trajectory:
     rewards, infos = np.asarray(episode["rewards"], np.float64), episode.get("infos") or {}
     successes = np.asarray(infos.get("success", np.zeros(len(rewards) + 1)), bool)
-    states = np.asarray(infos["state"]) if "state" in infos else np.zeros((0, 0))
+    states = np.asarray(infos["state"]) if keep and "state" in infos else np.zeros((0, 0))
     return Trajectory(
         seed=int(metadata.get("seed") or 0),
         policy=int(metadata.get("policy", 0)),
