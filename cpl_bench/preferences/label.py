@@ -30,7 +30,7 @@ from cpl_bench.preferences.labelling import (
     preference_path,
     seeds_of,
 )
-from cpl_bench.preferences.scorers import SCORERS, find_scorer
+from cpl_bench.preferences.scorers import SCORERS, STEPWISE, find_scorer
 from cpl_bench.preferences.segments import draw_segments, segments_of
 from cpl_bench.preferences.teachers import with_scale
 from cpl_bench.tasks.pool import RolloutPool
@@ -54,15 +54,22 @@ def is_labelled(card: DatasetCard) -> bool:
 def label(card: DatasetCard, pool: RolloutPool) -> Path:
     """Label the collected trajectories of a card; returns the preference file.
 
+    What a scorer learns of forks is kept beside it until it is written: a kill costs little.
+
     Raises:
         UserError: no trajectories, an unknown scorer or annotator, or segments longer than every
             episode.
     """
     check_labelling(card.task, card.segments, card.labelling)
-    cut, preferences = card.segments, labelled(card, read_trajectories(card.minari_id), pool)
-    path, scores = preference_path(card), preferences.scores
+    cut, path = card.segments, preference_path(card)
+    journal = path.with_name(f".{path.stem}.forks.jsonl")
+    source = read_trajectories(card.minari_id, states=card.labelling.scorer not in STEPWISE)
+    with pool.remembering(journal):
+        preferences = labelled(card, source, pool)
+    scores = preferences.scores
     assert scores is not None, "what a card labels has scores"
     write_preferences(path, preferences)
+    journal.unlink(missing_ok=True)
     say(
         f"Labelled {cut.count} segments of {cut.length} steps by {card.labelling.scorer}, "
         f"{cut.pairs}, mean score {scores.mean():.1f} → {path}"

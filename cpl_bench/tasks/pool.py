@@ -11,9 +11,11 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -28,6 +30,7 @@ from cpl_bench.core.progress import progress_bar
 from cpl_bench.tasks.alike import PLAIN_MATHEMATICS
 from cpl_bench.tasks.episodes import EXPERT, EpisodeRules, Trajectory
 from cpl_bench.tasks.jobs import Deadlines, Job, Worker
+from cpl_bench.tasks.journal import Journal
 
 EPISODES_PER_JOB = 5
 TRIES = 3
@@ -65,6 +68,7 @@ class RolloutPool:
         self._turn = Lock()
         self._deadlines = Deadlines()
         self._over = False
+        self._journal: Journal | None = None
 
     def __enter__(self) -> RolloutPool:
         return self
@@ -130,7 +134,17 @@ class RolloutPool:
             Job(i, function, {"card": card, **each}, len(each["states"]), f"{card.name}, {name}")
             for i, (name, each) in enumerate(arguments.items())
         ]
-        return self._run(jobs, caption)
+        return self._run(jobs, caption, self._journal)
+
+    @contextmanager
+    def remembering(self, path: Path) -> Iterator[None]:
+        """Meanwhile, what forks answer is kept in a file, and what is there is not asked again."""
+        self._journal = Journal(path)
+        try:
+            yield
+        finally:
+            self._journal.close()
+            self._journal = None
 
     def render(
         self, card: TaskCard, seed: int, weights: PolicyWeights | None, every: int
@@ -143,9 +157,10 @@ class RolloutPool:
         """Which mathematics the workers compute with, see `cpl_bench.tasks.alike.mathematics`."""
         return self._run([Job(0, "mathematics", {}, 1, "mathematics")], "mathematics")[0]
 
-    def _run(self, jobs: list[Job], caption: str) -> list[Any]:
+    def _run(self, jobs: list[Job], caption: str, journal: Journal | None = None) -> list[Any]:
         """Run jobs on whichever worker is free; results in the order of `jobs`."""
-        results: list[Any] = [None] * len(jobs)
+        results: list[Any] = [journal.get(job) if journal else None for job in jobs]
+        jobs = [job for job, known in zip(jobs, results, strict=True) if known is None]
         waiting = deque(jobs)
         open_jobs = len(jobs)
         with self._turn, progress_bar(caption, sum(job.size for job in jobs)) as bar:
@@ -169,6 +184,8 @@ class RolloutPool:
                             raise problem
                         if problem:
                             raise RuntimeError(f"A rollout failed ({job.about}):\n{problem}")
+                        if journal is not None:
+                            journal.keep(job, results[job.number])
                         self._deadlines.learn(job)
                         worker.job = None
                         open_jobs -= 1

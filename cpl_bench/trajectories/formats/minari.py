@@ -129,10 +129,13 @@ def _at_the_end(trajectory: Trajectory, ended: bool) -> np.ndarray:
     return (np.arange(len(trajectory.rewards)) == len(trajectory.rewards) - 1) & ended
 
 
-def read_trajectories(minari_id: str, root: Path | None = None) -> TrajectorySet:
+def read_trajectories(
+    minari_id: str, root: Path | None = None, states: bool = True
+) -> TrajectorySet:
     """All episodes of a Minari dataset, ours with the record of how they came about.
 
-    It lies below `root`, by default where datasets are looked for.
+    It lies below `root`, by default where datasets are looked for. Without their simulator `states`
+    they take a fraction of the memory.
 
     A foreign one may lack successes (none then) and simulator states (none can be forked).
 
@@ -154,8 +157,13 @@ def read_trajectories(minari_id: str, root: Path | None = None) -> TrajectorySet
             dataset = minari.load_dataset(minari_id)
             every = range(dataset.total_episodes)
             metadata = list(dataset.storage.get_episode_metadata(every))
-            episodes = list(dataset.storage.get_episodes(every))
-        trajectories = [_trajectory(*each) for each in zip(metadata, episodes, strict=True)]
+            trajectories = [
+                _trajectory(metadata[i], episode, states)
+                for begin in range(0, len(every), AT_ONCE)
+                for i, episode in enumerate(
+                    dataset.storage.get_episodes(every[begin : begin + AT_ONCE]), begin
+                )
+            ]
         _check_alike(trajectories)
         record = _record(dataset.storage.metadata.get("cpl_bench", "{}"), folder)
     except Exception as problem:  # of Minari, h5py, Gymnasium and whatever module a spec names
@@ -201,10 +209,14 @@ def _check_alike(trajectories: Sequence[Trajectory]) -> None:
                 raise ValueError(f"{name} of episode {number} are not all finite")
 
 
-def _trajectory(metadata: dict[str, Any], episode: dict[str, Any]) -> Trajectory:
+AT_ONCE = 50
+"""Episodes that Minari reads together, states and all."""
+
+
+def _trajectory(metadata: dict[str, Any], episode: dict[str, Any], keep: bool) -> Trajectory:
     rewards, infos = np.asarray(episode["rewards"], np.float64), episode.get("infos") or {}
     successes = np.asarray(infos.get("success", np.zeros(len(rewards) + 1)), bool)
-    states = np.asarray(infos["state"]) if "state" in infos else np.zeros((0, 0))
+    states = np.asarray(infos["state"]) if keep and "state" in infos else np.zeros((0, 0))
     return Trajectory(
         seed=int(metadata.get("seed") or 0),
         policy=int(metadata.get("policy", 0)),
