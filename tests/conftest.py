@@ -18,6 +18,7 @@ SHAPED = [
     "moves",
     "rankings",
     "contrast",
+    "judges",
     "reward",
     "actor",
     "collection",

@@ -43,11 +43,10 @@ from cpl_bench.learning.interface import (
     Segments,
     Transitions,
 )
+from cpl_bench.learning.judges import Judges
 from cpl_bench.learning.losses import averaged, expectile_loss
 from cpl_bench.learning.moves import Moves, moves_of, standardised
 from cpl_bench.learning.networks import Policy
-from cpl_bench.learning.optimisers import WarmAdam
-from cpl_bench.learning.perceptrons import MLP, prefixed
 from cpl_bench.learning.reward import RewardModel
 from cpl_bench.learning.state import Part, pack, unpack
 
@@ -135,29 +134,18 @@ class PIQL:
         self.config = config
         self.policy = Policy(observation_size, action_size, config.policy, seeds, device)
         self.policy.add_optimiser("iql", config.actor, config.steps)
-
-        def judge(network: int, inputs: int) -> MLP:  # of outputs near zero at first
-            sizes = [inputs, *config.value.hidden, 1]
-            return MLP(sizes, seeds, device, network, output_scale=0.01 / config.value_scale)
-
-        of_pair = observation_size + action_size
-        self.value = judge(1, observation_size)
-        self.critics = {f"critic{i}": judge(2 + i, of_pair) for i in range(2)}
-        self.targets = {f"target{i}": judge(2 + i, of_pair) for i in range(2)}
+        sizes, steps = (observation_size, action_size), config.steps
+        self.judges = Judges(config.value, config.value_scale, *sizes, seeds, device, steps)
+        self.value, self.critics = self.judges.value, self.judges.critics
+        self.targets = self.judges.targets
         self.reward = RewardModel(config.reward, observation_size, action_size, seeds, device)
         self.examine = self.reward.examine
         self.act, self.weights = self.policy.act, self.policy.weights
-        adam, steps = config.value.optimiser, config.steps
-        self._adam_of_value = WarmAdam(self.value.parameters, adam, steps)
-        self._adam_of_critics = WarmAdam(prefixed(self.critics), adam, steps)
         self._parts: dict[str, Part] = {
             "policy": self.policy,
-            "value": self.value,
-            **self.critics,
-            **self.targets,
+            **self.judges.networks(),
             "reward": self.reward,
-            "value optimiser": self._adam_of_value,
-            "critic optimiser": self._adam_of_critics,
+            **self.judges.optimisers(),
         }
 
     def phases(self) -> list[Phase]:
@@ -186,17 +174,17 @@ class PIQL:
         return self.reward.fit(batch) | self._improve(batch)
 
     def _improve(self, batch: PreferenceBatch) -> Metrics:
-        config, moves = self.config, moves_of(batch, self.config.transitions)
+        config, judges = self.config, self.judges
+        moves = moves_of(batch, config.transitions)
         observations, actions = moves.observations, moves.actions
         pairs = torch.cat([observations, actions], -1)  # (s, n, o + a)
 
         # --- Raise the value to what the critics expect ---
-        value = self._judged(self.value, observations)
+        value, judged = judges.worth(observations), judges.expected(pairs)
         with torch.no_grad():
-            next_value = self._judged(self.value, moves.next_observations)
-            judged = torch.minimum(*(self._judged(each, pairs) for each in self.targets.values()))
+            next_value = judges.worth(moves.next_observations)
         value_loss = averaged(expectile_loss(judged - value, config.expectile), moves.counts)
-        self._adam_of_value.step(value_loss.sum())
+        judges.improve_value(value_loss)
 
         # --- Fit the critics to the reward and what follows ---
         rewards = self._rewards(moves)
@@ -205,12 +193,9 @@ class PIQL:
         if moves.terminated is not None:
             next_value = next_value * ~moves.terminated
         goal = rewards + config.gamma * next_value
-        found = [self._judged(each, pairs) for each in self.critics.values()]
-        errors = [averaged((each - goal).square(), moves.counts) for each in found]
+        errors = [averaged((q - goal).square(), moves.counts) for q in judges.found(pairs)]
         critic_loss = torch.stack(errors).sum(0)
-        self._adam_of_critics.step(critic_loss.sum())
-        for target, critic in zip(self.targets.values(), self.critics.values(), strict=True):
-            target.follow(critic, config.polyak)
+        judges.improve_critics(critic_loss, config.polyak)
 
         # --- Clone what was better than expected ---
         advantage = judged - value.detach()
@@ -233,9 +218,6 @@ class PIQL:
         if moves.rewards is None:
             raise ValueError("the true reward is asked for and the batch has none")
         return moves.rewards
-
-    def _judged(self, network: MLP, inputs: Float[Tensor, "s n i"]) -> Float[Tensor, "s n"]:
-        return network(inputs).squeeze(-1) * self.config.value_scale
 
 
 ENTRY = Entry(
