@@ -92,6 +92,21 @@ def tiny():
         },
         "dpo": {**dpo, "objective": "logistic"},
         "ipo": {**dpo, "objective": "ipo"},
+        "rso": {
+            **shared,
+            **contrast,
+            "beta": 2.0,
+            "rejection": True,
+            "labels": "hard",
+            "alpha": 0.1,
+            "lam": 1.0,
+            "objective": "logistic",
+            "margin": 1.0,
+            "reference": True,
+            "reward": reward,
+            "candidates": SEGMENTS,
+            "segments": SEGMENTS - 2,
+        },
         "percent-bc": {**shared, "percent": 10.0, "optimiser": adam(1e-2), "transitions": 32},
         "piql": {
             **shared,
@@ -107,6 +122,19 @@ def tiny():
             "polyak": 0.1,
             "segments": SEGMENTS,
             "transitions": 32,
+        },
+        "ipl": {
+            **shared,
+            "regularisation": 0.3,
+            "actor": adam(1e-2),
+            "value": {"hidden": widths, "optimiser": adam(1e-2)},
+            "value_scale": 10.0,
+            "expectile": 0.7,
+            "temperature": 0.5,
+            "largest_weight": 100.0,
+            "gamma": 0.9,
+            "polyak": 0.1,
+            "segments": SEGMENTS,
         },
         "ppo": {
             **shared,
@@ -145,6 +173,15 @@ def enough():
         "cpl": {**shared, **contrast, "lam": 0.75, "alpha": 1.0},
         "dpo": {**shared, **contrast, **short, "steps": 900, "beta": 1.0},
         "ipo": {**shared, **contrast, **short, "beta": 0.3},
+        "rso": {
+            **shared,
+            **contrast,
+            "steps": 1400,
+            "reward": reward,
+            "alpha": 1.0,
+            "candidates": 32,
+            "segments": 16,
+        },
         "percent-bc": {**shared, "optimiser": rate, "transitions": 512},
         "piql": {
             **shared,
@@ -159,6 +196,12 @@ def enough():
             "polyak": 0.005,
             "segments": 32,
             "transitions": 256,
+        },
+        "ipl": {
+            **shared,
+            "actor": rate,
+            "value": {"hidden": widths, "optimiser": rate},
+            "steps": 800,
         },
         "ppo": {
             **shared,
@@ -180,6 +223,8 @@ TEACHES = {  # least success, and how far above imitation
     "cpl": (0.75, 0.2),
     "dpo": (0.75, 0.2),
     "ipo": (0.75, 0.2),
+    "rso": (0.65, 0.1),
+    "ipl": (0.55, 0.0),
     "piql": (0.55, 0.0),  # a learned reward is a detour; with the true one they must solve it
     "ppo": (0.55, 0.0),
 }
@@ -337,10 +382,12 @@ LAST = {
     "cpl": "contrast",
     "dpo": "contrast",
     "ipo": "contrast",
+    "rso": "contrast",
     "piql": "iql",
     "ppo": "ppo",
 }
-FIRST = {name: ["clone"] for name in LAST} | {"piql": ["reward"], "ppo": ["clone", "reward"]}
+FIRST = {name: ["clone"] for name in LAST} | {"piql": ["reward"]}
+FIRST |= {name: ["clone", "reward"] for name in ("rso", "ppo")}
 
 
 @every_method

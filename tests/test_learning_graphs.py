@@ -35,6 +35,10 @@ CASES = {
     "cpl, hinge": CLONE | {"objective": "hinge", "smoothing": 0.1},
     "dpo": CLONE,
     "ipo": CLONE,
+    "rso": CLONE | {"reward": REWARD, "steps": 3 * LASTS, "candidates": 12},
+    "rso, soft": CLONE
+    | {"reward": REWARD, "steps": 3 * LASTS, "candidates": 12}
+    | {"labels": "soft", "rejection": False, "reference": False, "lam": 0.5},
     "percent-bc": {"policy": POLICY, "transitions": 16, "steps": LASTS},
     "percent-bc, chunks": {"policy": POLICY | LEARNED | {"chunk": 3}, "steps": LASTS},
     "piql": IQL,
@@ -44,6 +48,7 @@ CASES = {
     "piql, ensemble": IQL | {"reward": REWARD | {"ensemble": 2, "pessimism": 1.0}},
     "piql, ranking": IQL | {"reward": REWARD | {"loss": "ranking"}},
     "piql, true reward": IQL | {"reward": {"source": "true"}, "steps": LASTS},
+    "ipl": {"policy": POLICY, "value": {"hidden": (8, 8)}, "segments": 8, "steps": LASTS},
     "ppo": CLONE | {"reward": REWARD, "steps": 3 * LASTS, "collection": {"transitions": 128}},
 }
 

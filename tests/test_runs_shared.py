@@ -23,6 +23,7 @@ SETTINGS = {
     "cpl": SMALL | {"clone": CLONE, "steps": 36},
     "dpo": SMALL | {"clone": CLONE, "steps": 36},
     "ipo": SMALL | {"clone": CLONE, "steps": 36},
+    "rso": SMALL | {"clone": CLONE, "reward": JUDGES["reward"], "steps": 36},
     "ppo": SMALL
     | JUDGES
     | {
@@ -31,6 +32,7 @@ SETTINGS = {
         "collection": {"transitions": 60, "minibatch": 20, "epochs": 1, "value_only": 0},
     },
     "piql": SMALL | JUDGES | {"steps": 10},
+    "ipl": SMALL | {"value": JUDGES["value"], "steps": 10},
     "percent-bc": {"policy": SMALL["policy"], "steps": 10},
 }
 
@@ -100,7 +102,7 @@ def kept(runs):
 
 def test_one_cloning_serves_every_method_that_begins_with_it(run, cloned, tmp_path):
     together, alone = tmp_path / "together", tmp_path / "alone"
-    cloning = ("sft", "cpl", "dpo", "ipo", "ppo")
+    cloning = ("sft", "cpl", "dpo", "ipo", "rso", "ppo")
     for algorithm in cloning:
         run(together, algorithm)
     assert cloned == list(range(24))
@@ -113,7 +115,7 @@ def test_one_cloning_serves_every_method_that_begins_with_it(run, cloned, tmp_pa
 
 
 def test_methods_that_clone_nothing_leave_nothing(run, tmp_path):
-    for algorithm in ("piql", "percent-bc"):
+    for algorithm in ("piql", "ipl", "percent-bc"):
         run(tmp_path, algorithm)
     assert kept(tmp_path) == []
 

@@ -51,6 +51,8 @@ SETTINGS = {
     "cpl": CPL,
     "dpo": CLONE | {"contrast": ADAM},
     "ipo": CLONE | {"contrast": ADAM},
+    "rso": CLONE | {"contrast": ADAM, "reward": REWARD},
+    "ipl": NETWORK | {"actor": ADAM, "value": JUDGE, "steps": 50, "segments": 8},
     "percent-bc": NETWORK | {"optimiser": ADAM, "steps": 50, "transitions": 64},
     "piql": NETWORK
     | {"reward": REWARD, "actor": ADAM, "value": JUDGE}

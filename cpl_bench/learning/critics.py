@@ -9,7 +9,7 @@ Kostrikov et al., arXiv 2110.06169, without its policy:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float
@@ -45,6 +45,11 @@ class CriticConfig:
                 "steps": settings.COUNT,
             },
         )
+
+
+def judging(config: object) -> CriticConfig:
+    """What of a method's config concerns value and critics: the fields of the same names."""
+    return CriticConfig(**{each.name: getattr(config, each.name) for each in fields(CriticConfig)})
 
 
 class Critics:
@@ -95,29 +100,44 @@ class Critics:
         counts: Float[Tensor, "s n"] | None = None,
     ) -> tuple[Float[Tensor, "s n"], Float[Tensor, "s n"], Metrics]:
         """One gradient step; returns min Q̄ and V as they were before it, and the losses."""
-        config = self.config
         pairs = torch.cat([observations, actions], -1)  # (s, n, o + a)
-
-        # --- Raise the value to what the critics expect ---
-        value = self._judged(self.value, observations)
-        with torch.no_grad():
-            next_value = self._judged(self.value, next_observations)
-            judged = self._least(pairs)
-        value_loss = averaged(expectile_loss(judged - value, config.expectile), counts)
-        self._adam_of_value.step(value_loss.sum())
-
-        # --- Fit the critics to the reward and what follows ---
-        if terminated is not None:
-            next_value = next_value * ~terminated
-        goal = rewards + config.gamma * next_value
-        found = [self._judged(each, pairs) for each in self.critics.values()]
-        errors = [averaged((each - goal).square(), counts) for each in found]
+        next_value = self.following(next_observations, terminated)
+        judged, value, value_loss = self.raise_value(observations, pairs, counts)
+        goal = rewards + self.config.gamma * next_value
+        errors = [averaged((each - goal).square(), counts) for each in self.found(pairs)]
         critic_loss = torch.stack(errors).sum(0)
-        self._adam_of_critics.step(critic_loss.sum())
+        self.improve_critics(critic_loss)
+        return judged, value, {"value_loss": value_loss, "critic_loss": critic_loss.detach()}
+
+    def raise_value(
+        self,
+        observations: Float[Tensor, "s n o"],
+        pairs: Float[Tensor, "s n i"],
+        counts: Float[Tensor, "s n"] | None,
+    ) -> tuple[Float[Tensor, "s n"], Float[Tensor, "s n"], Float[Tensor, " s"]]:
+        """The value's gradient step towards min Q̄; returns min Q̄, V before it, and the loss."""
+        value, judged = self._judged(self.value, observations), self._least(pairs)
+        loss = averaged(expectile_loss(judged - value, self.config.expectile), counts)
+        self._adam_of_value.step(loss.sum())
+        return judged, value.detach(), loss.detach()
+
+    def found(self, pairs: Float[Tensor, "s n i"]) -> list[Float[Tensor, "s n"]]:
+        """Each critic's Q of observation and action, with gradient."""
+        return [self._judged(each, pairs) for each in self.critics.values()]
+
+    def improve_critics(self, loss: Float[Tensor, " s"]) -> None:
+        """The critics' gradient step; their targets follow."""
+        self._adam_of_critics.step(loss.sum())
         for target, critic in zip(self.targets.values(), self.critics.values(), strict=True):
-            target.follow(critic, config.polyak)
-        losses = {"value_loss": value_loss.detach(), "critic_loss": critic_loss.detach()}
-        return judged, value.detach(), losses
+            target.follow(critic, self.config.polyak)
+
+    @torch.no_grad()
+    def following(
+        self, next_observations: Float[Tensor, "s n o"], terminated: Bool[Tensor, "s n"] | None
+    ) -> Float[Tensor, "s n"]:
+        """V(s'), 0 after the end of a task."""
+        value = self._judged(self.value, next_observations)
+        return value if terminated is None else value * ~terminated
 
     @torch.no_grad()
     def advantages(
@@ -127,6 +147,7 @@ class Critics:
         pairs = torch.cat([observations, actions], -1)
         return self._least(pairs) - self._judged(self.value, observations)
 
+    @torch.no_grad()
     def _least(self, pairs: Float[Tensor, "s n i"]) -> Float[Tensor, "s n"]:
         return torch.minimum(*(self._judged(each, pairs) for each in self.targets.values()))
 

@@ -125,6 +125,14 @@ def preferred(
     return prefers_second * of_second + (1 - prefers_second) * of_first
 
 
+def acceptance(rewards: Float[Tensor, "s n"], beta: float) -> Float[Tensor, "s n"]:
+    """exp((r − r_max)/β): what is accepted so is distributed as the candidates times e^{r/β}.
+
+    Rejection sampling of RSO (Liu et al., arXiv 2309.06657), r_max the largest of the candidates.
+    """
+    return ((rewards - rewards.amax(1, keepdim=True)) / beta).exp()
+
+
 def ranking_nll(
     scores: Float[Tensor, "s q K"], not_worse: Bool[Tensor, "s q K K"], lam: float = 1.0
 ) -> Float[Tensor, "s q"]:

@@ -42,6 +42,10 @@ ALGOS: dict[str, Listed] = {
         "cpl_bench.learning.algos.dpo:IPO",
         "DPO with a squared loss, whose optimum is finite where every answer agrees",
     ),
+    "rso": Listed(
+        "cpl_bench.learning.algos.rso:ENTRY",
+        "DPO on segments that a reward model accepts and labels; --labels soft: by its probability",
+    ),
     "percent-bc": Listed(
         "cpl_bench.learning.algos.percent:ENTRY",
         "behaviour cloning of the best X % of the episodes by true return (an oracle)",
@@ -49,6 +53,10 @@ ALGOS: dict[str, Listed] = {
     "piql": Listed(
         "cpl_bench.learning.algos.piql:ENTRY",
         "a reward from the comparisons, then implicit Q-learning; --reward.source true is IQL",
+    ),
+    "ipl": Listed(
+        "cpl_bench.learning.algos.ipl:ENTRY",
+        "implicit Q-learning of the reward that its critic implies: inverse preference learning",
     ),
     "ppo": Listed(
         "cpl_bench.learning.algos.ppo:ENTRY",

@@ -15,7 +15,7 @@ arithmetic right shift a logical one. The numbers are those of `cpl_bench.core.b
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from cpl_bench.core.bits import GOLDEN, LAST_SHIFT, ROUNDS, signed
@@ -61,6 +61,14 @@ def random_bytes(
 ) -> UInt8[Tensor, "s count"]:
     """`count` random bytes for each member, eight from each hash."""
     return bits(keys, step, stream, -(-count // 8)).view(torch.uint8)[:, :count]
+
+
+def uniform(
+    keys: Int64[Tensor, "s"], step: Int64[Tensor, ""], stream: int, count: int
+) -> Float32[Tensor, "s count"]:
+    """`count` numbers for each member, uniform in [0, 1): multiples of 2⁻²⁴."""
+    drawn = bits(keys, step, stream, count).bitwise_and_((1 << 24) - 1)
+    return drawn.float().mul_(2.0**-24)
 
 
 # --- Mix 64 bits ---

@@ -26,7 +26,7 @@ theirs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -35,7 +35,7 @@ from torch import Tensor
 from cpl_bench.learning import config as settings
 from cpl_bench.learning.chunks import refuse_for_values
 from cpl_bench.learning.config import Optimiser, PolicyConfig, RewardConfig, ValueConfig
-from cpl_bench.learning.critics import CriticConfig, Critics
+from cpl_bench.learning.critics import Critics, judging
 from cpl_bench.learning.interface import (
     Entry,
     Feed,
@@ -99,15 +99,9 @@ class PIQLConfig:
                 ),
             },
         )
-        self.judging()  # which refuses its own
+        judging(self)  # which refuses its own
         settings.share_out(self.steps, "iql", reward=self.reward.fitting_steps)
         refuse_for_values(self.policy, "P-IQL")
-
-    def judging(self) -> CriticConfig:
-        """What of this concerns value and critics."""
-        return CriticConfig(
-            **{each.name: getattr(self, each.name) for each in fields(CriticConfig)}
-        )
 
 
 PAPER = PIQLConfig()
@@ -141,7 +135,7 @@ class PIQL:
         self.config = config
         self.policy = Policy(observation_size, action_size, config.policy, seeds, device)
         self.policy.add_optimiser("iql", config.actor, config.steps)
-        self.judges = Critics(config.judging(), observation_size, action_size, seeds, device)
+        self.judges = Critics(judging(config), observation_size, action_size, seeds, device)
         self.value, self.critics = self.judges.value, self.judges.critics
         self.targets = self.judges.targets
         self.reward = RewardModel(config.reward, observation_size, action_size, seeds, device)
