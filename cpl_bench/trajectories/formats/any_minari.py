@@ -1,8 +1,9 @@
 """Anybody's Minari datasets, as episodes of ours.
 
-Observations that are dictionaries are laid end to end, by default as our Fetch tasks have them:
-the observation and the desired goal. Actions are rescaled to [−1, 1] from the bounds that the
-dataset's action space names, as any Gymnasium environment's are. Discrete actions are refused.
+Observations that are dictionaries are laid end to end, those of goal environments as our Fetch
+tasks have them: the observation and the desired goal. Actions are rescaled to [−1, 1] from the
+bounds that the dataset's action space names, as any Gymnasium environment's are. Discrete actions
+are refused.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from cpl_bench.tasks.episodes import Trajectory
 from cpl_bench.trajectories.formats.minari import minari_root
 
 ID = re.compile(r"[\w-]+(/[\w-]+)*-v\d+")
+GOAL_KEYS = {"observation", "achieved_goal", "desired_goal"}
 SUCCESS_KEYS = ("success", "is_success")
 
 
@@ -150,6 +152,9 @@ def _laid_out(where: str, observations: Any, parts: tuple[str, ...]) -> np.ndarr
     """(T + 1, o): the parts of a dictionary, end to end."""
     if not isinstance(observations, Mapping):
         return _flat(observations)
+    if not parts:
+        of_goals = set(observations) == GOAL_KEYS
+        parts = ("observation", "desired_goal") if of_goals else tuple(sorted(observations))
     missing = [part for part in parts if part not in observations]
     if missing:
         raise UserError(

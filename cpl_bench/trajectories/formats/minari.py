@@ -65,19 +65,18 @@ LEAVE_IT = "move it away, or point MINARI_DATASETS_PATH to another folder."
 
 def write_trajectories(
     minari_id: str,
-    task: TaskCard,
+    task: TaskCard | None,
     trajectories: Sequence[Trajectory],
     record: dict[str, Any],
-    origin: str = "a clone of the scripted expert, stopped at several levels",
+    players: str = "a clone of the scripted expert, stopped at several levels",
 ) -> Path:
     """Write a Minari dataset beside, then put it in the place of one of the same id.
 
-    Returns its folder. A kill leaves the old one or the new one, see `replace_folder`.
+    Without a `task` it names no environment; `players` says who acted. Returns its folder. A kill
+    leaves the old one or the new one, see `replace_folder`.
     """
     import minari
     from minari.data_collector import EpisodeBuffer
-
-    from cpl_bench.tasks.registry import env_spec
 
     buffers = [
         EpisodeBuffer(
@@ -102,12 +101,11 @@ def write_trajectories(
             dataset = minari.create_dataset_from_buffers(
                 minari_id,
                 buffers,
-                env=env_spec(task),
-                algorithm_name=origin,
+                algorithm_name=players,
                 author="cpl_bench",
-                description=f"Behaviour data of {task.name} for preference learning.",
-                requirements=[f"{name}=={wanted}" for name, wanted in installed(task).items()],
+                description=f"Behaviour data of {minari_id} for preference learning.",
                 data_format="hdf5",
+                **(_environment(task) if task else _spaces(trajectories[0])),
             )
             dataset.storage.update_episode_metadata(
                 [{"policy": trajectory.policy} for trajectory in trajectories]
@@ -117,6 +115,25 @@ def write_trajectories(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
+
+
+def _environment(task: TaskCard) -> dict[str, Any]:
+    """What a dataset says of the environment that its episodes are of."""
+    from cpl_bench.tasks.registry import env_spec
+
+    versions = installed(task).items()
+    return {"env": env_spec(task), "requirements": [f"{name}=={each}" for name, each in versions]}
+
+
+def _spaces(like: Trajectory) -> dict[str, Any]:
+    """What it says where no environment is known."""
+    from gymnasium.spaces import Box
+
+    sizes = like.observations.shape[1:], like.actions.shape[1:]
+    return {
+        "observation_space": Box(-np.inf, np.inf, sizes[0], np.float32),
+        "action_space": Box(-1.0, 1.0, sizes[1], np.float32),
+    }
 
 
 def _at_the_end(trajectory: Trajectory, ended: bool) -> np.ndarray:
