@@ -92,7 +92,7 @@ def test_every_task_card_loads(path: Path) -> None:
         assert card.description
         assert "{" not in card.source_id
         assert card == known[name]
-        assert card.scoring.is_success
+        assert card.scoring.is_share
 
 
 @pytest.mark.parametrize("name", dataset_names())

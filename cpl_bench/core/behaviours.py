@@ -10,10 +10,12 @@ from cpl_bench.core.score import Score
 
 @dataclass(frozen=True)
 class Behaviour:
-    """The behaviour policy: one clone of the expert, stopped at several levels of success."""
+    """The behaviour policy: one clone of the expert, stopped at several levels of success; or the
+    checkpoints of another training."""
 
     levels: tuple[float, ...]
-    """Mean scores (with action noise) at which the clone is stopped; an episode draws one."""
+    """Mean scores (with action noise) at which the clone is stopped, or to which the checkpoints
+    chosen are the nearest; an episode draws one."""
     score_band: tuple[float, float]
     """The mean score that the finished dataset must have, lowest and highest."""
     action_noise: float = 0.3
@@ -26,6 +28,9 @@ class Behaviour:
     """Gradient steps after which the search for the levels gives up."""
     probe_episodes: int = 40
     """Episodes that measure one checkpoint's success."""
+    checkpoints: str = ""
+    """A file beside the card, of policies that `scripts/train_behaviour.py` exported; nothing is
+    demonstrated or cloned then."""
 
     def problems(self, scoring: Score) -> dict[str, bool]:
         """What cannot be on a task that is scored so, and whether it is."""

@@ -5,6 +5,7 @@ that is missing, unknown or of the wrong type is an error that names the file.
 """
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,8 @@ class TaskCard:
     """One line for `cpl-bench list`."""
     camera: str = ""
     """The camera for videos; empty for the suite's default."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Of the environment itself, as `gymnasium.make` takes them; for the suite gymnasium."""
     score: Literal["success", "return"] = "success"
     """What an episode achieved: success at any step, or its return, normalised so that the
     references `random_return` and `expert_return` are 0 and 1 if the card has them."""
@@ -60,8 +63,14 @@ class TaskCard:
     @property
     def fingerprint(self) -> str:
         """Eight letters that change with whatever of the card decides an episode's score."""
-        decisive = (self.suite, self.source_id, self.horizon_steps, self.score, self._ends)
+        decisive = (*self.simulated, self.score, self._ends)
         return hashlib.sha256(repr(decisive).encode()).hexdigest()[:8]
+
+    @property
+    def simulated(self) -> tuple[str | int, ...]:
+        """Whatever of the card decides an episode; a task without kwargs has one item less."""
+        kwargs = [json.dumps(self.kwargs, sort_keys=True)] if self.kwargs else []
+        return (self.suite, self.source_id, self.horizon_steps, *kwargs)
 
     @property
     def references(self) -> str:
@@ -126,11 +135,11 @@ def named_table(name: str, path: Path) -> dict[str, Any]:
 
 def _reference(name: str, value: float) -> str:
     """`paper_cpl_success = 0.836` → "paper CPL 83.6 %"."""
-    words = [word.upper() if word in METHODS else word for word in name.split("_")]
+    words = [word.upper() if word in CAPITALS else word for word in name.split("_")]
     if words[-1] == "success":
         kept = words[:-1] if words[0] == "paper" else words
         return f"{' '.join(kept)} {100 * value:.1f} %"
     return f"{' '.join(words)} {value:g}"
 
 
-METHODS = ("sft", "cpl", "ppo", "piql")
+CAPITALS = ("sft", "cpl", "ppo", "piql", "d4rl")

@@ -101,6 +101,8 @@ class DatasetCard:
             del asked[name]
         if self.source is None:
             del asked["source"], asked["behaviour"]["score_band"]
+            if not self.cloned.checkpoints:
+                del asked["behaviour"]["checkpoints"]
         return short(hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest())
 
     @property

@@ -21,6 +21,7 @@ from cpl_bench.preferences.scorers import FORKING
 from cpl_bench.tasks.pool import RolloutPool
 from cpl_bench.tasks.protocol import can_fork, has_expert
 from cpl_bench.tasks.registry import check_sizes, find_task, make_task
+from cpl_bench.trajectories.checkpoints import checkpoint_file
 from cpl_bench.trajectories.collect import collect, is_collected
 from cpl_bench.trajectories.foreign import import_trajectories, is_imported
 from cpl_bench.trajectories.formats.minari import minari_folder
@@ -32,7 +33,8 @@ def check_card(card: DatasetCard) -> None:
 
     Raises:
         UserError: labels that cannot be given, data of somebody else's in the place, or a task that
-            cannot be made, has no expert to clone, or cannot be forked where the scorer forks.
+            cannot be made, has no expert to clone, or has none or cannot be forked where the scorer
+            forks; or checkpoints that aren't there.
     """
     if card.source is not None and card.source.answered:
         return
@@ -50,10 +52,17 @@ def check_card(card: DatasetCard) -> None:
     task = make_task(load_task(card.task))
     scripted, forkable = has_expert(task), can_fork(task)
     task.close()
-    if not scripted:
+    if card.cloned.checkpoints:
+        checkpoint_file(card)
+    elif not scripted:
         raise UserError(
             f"{card.name} clones an expert, and {card.task} has none (no method expert_action). "
             "Bring preferences of your own, or give the environment one."
+        )
+    if card.labelling.scorer in FORKING and not scripted:
+        raise UserError(
+            f"{card.name} is labelled by {card.labelling.scorer}, which is measured against an "
+            f"expert, and {card.task} has none. Label with partial_return."
         )
     if card.labelling.scorer in FORKING and not forkable:
         raise UserError(

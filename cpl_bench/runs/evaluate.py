@@ -60,10 +60,11 @@ class Evaluation:
             " ".join(self.scoring.shown(score, 0) for score in self.by_seed.values()),
         )
         episodes = len(self.scores) // len(self.by_seed)
+        length = "steps to success" if self.scoring.is_success else "steps"
         return (
             f"{self.name}, {episodes} episodes × {len(self.by_seed)} seeds: {self.scoring.name} "
             f"{shown(self.score)}{self.scoring.unit} ({per_seed}), return "
-            f"{self.rows['return'].mean():.1f}, steps to success {self.rows['length'].mean():.0f}"
+            f"{self.rows['return'].mean():.1f}, {length} {self.rows['length'].mean():.0f}"
         )
 
 

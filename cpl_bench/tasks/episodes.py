@@ -176,7 +176,7 @@ class _Episode:
 
 def kept_task(card: TaskCard, place: int) -> Task:
     """The simulator kept for the `place`-th episode of a job, made once."""
-    kind = (card.suite, card.source_id, card.horizon_steps)
+    kind = card.simulated
     for other in [key for key in _TASKS if key[0] != kind]:
         _TASKS.pop(other).close()  # tens of MB each
     if (kind, place) not in _TASKS:
@@ -184,4 +184,4 @@ def kept_task(card: TaskCard, place: int) -> Task:
     return _TASKS[kind, place]
 
 
-_TASKS: dict[tuple[tuple[str, str, int], int], Task] = {}
+_TASKS: dict[tuple[tuple[str | int, ...], int], Task] = {}

@@ -1,22 +1,31 @@
 """Any Gymnasium environment as a task: by its registered id, or as `module:Class`.
 
-Observations are flattened to float32, actions are rescaled to [−1, 1], success is `info["success"]`
-or `info["is_success"]`, and the step limit is the card's. An environment that has `get_state` and
-`set_state` can be forked, one that has `expert_action` has an expert: regret labels want both.
+Observations are flattened (`cpl_bench.tasks.flat`) to float32, actions are rescaled to [−1, 1], and
+the step limit is the card's. Success is `info["success"]` or `info["is_success"]`, or that of tasks
+to complete none is left. The simulators of `cpl_bench.tasks.simulators` can be forked, and so can
+an environment that has `get_state` and `set_state`; one that has `expert_action` has an expert.
+
+The observations and rewards of those simulators are rounded (`cpl_bench.tasks.alike`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, flatten, flatten_space
+from gymnasium.spaces import Box
 
 from cpl_bench.core import plugins
 from cpl_bench.core.errors import UserError
+from cpl_bench.tasks.alike import paid, seen
+from cpl_bench.tasks.flat import flat, flat_space
+from cpl_bench.tasks.simulators import ROBOTICS, import_robotics, simulator_of, tidy_up
 
 SUCCESS_KEYS = ("success", "is_success")
+TASKS_LEFT = "tasks_to_complete"
+SAYING = (*SUCCESS_KEYS, TASKS_LEFT)
 RESULTS = {
     "reset": "observation, info",
     "step": "observation, reward, terminated, truncated, info",
@@ -31,15 +40,16 @@ class PlainTask(gymnasium.Env):
         source_id: str,
         horizon_steps: int,
         camera: str = "",
+        kwargs: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
     ):
         self.horizon_steps, self.render_mode = horizon_steps, render_mode
-        self._env = _make(source_id, horizon_steps, camera, render_mode)
+        self._env = _make(source_id, camera, kwargs or {}, render_mode)
         self._source_id, self._steps = source_id, 0
         self._own_space, actions = self._env.observation_space, self._env.action_space
-        flat = flatten_space(self._own_space)
+        space = flat_space(self._own_space)
         bounded = isinstance(actions, Box) and actions.is_bounded() and len(actions.shape) == 1
-        if not isinstance(flat, Box) or not bounded:
+        if not isinstance(space, Box) or not bounded:
             raise UserError(
                 f"{source_id} cannot be a task: expected observations that flatten to numbers and "
                 f"a bounded one-dimensional Box of actions, got {self._own_space} and {actions}."
@@ -47,10 +57,14 @@ class PlainTask(gymnasium.Env):
         assert isinstance(actions, Box)
         low, high = actions.low.astype(np.float64), actions.high.astype(np.float64)
         self._centre, self._reach = (low + high) / 2, (high - low) / 2
-        self.observation_space = Box(-np.inf, np.inf, flat.shape, np.float32)
+        self.observation_space = Box(-np.inf, np.inf, space.shape, np.float32)
         self.action_space = Box(-1.0, 1.0, actions.shape, np.float32)
+        self._observation = np.zeros(space.shape, np.float32)
         inner: Any = self._env.unwrapped
-        if hasattr(inner, "get_state") and hasattr(inner, "set_state"):
+        self._simulator = simulator_of(inner)
+        if self._simulator:
+            self.get_state, self.set_state = self._get_simulated, self._set_simulated
+        elif hasattr(inner, "get_state") and hasattr(inner, "set_state"):
             self.get_state, self.set_state = self._get_state, self._set_state
         if hasattr(inner, "expert_action"):
             self.expert_action = self._expert_action
@@ -59,6 +73,7 @@ class PlainTask(gymnasium.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start the episode that `seed` decides."""
+        super().reset(seed=seed)
         observation, info = self._kept("reset", 2, self._env.reset(seed=seed, options=options))
         self._steps = 0
         return self._flat(observation), {"success": _succeeded(info)}
@@ -73,10 +88,10 @@ class PlainTask(gymnasium.Env):
         cut = bool(cut) or self._steps >= self.horizon_steps
         return (
             self._flat(observation),
-            float(reward),
+            paid(float(reward)) if self._simulator else float(reward),
             bool(ended),
             cut,
-            {"success": _succeeded(info), "has_success": any(key in info for key in SUCCESS_KEYS)},
+            {"success": _succeeded(info), "has_success": any(key in info for key in SAYING)},
         )
 
     def render(self) -> Any:
@@ -97,13 +112,15 @@ class PlainTask(gymnasium.Env):
         return result
 
     def _flat(self, observation: Any) -> np.ndarray:
-        flat = np.asarray(flatten(self._own_space, observation), np.float32)
-        if flat.shape != self.observation_space.shape or not np.isfinite(flat).all():
+        row = flat(self._own_space, observation)
+        row = seen(row) if self._simulator else np.asarray(row, np.float32)
+        if row.shape != self.observation_space.shape or not np.isfinite(row).all():
             raise UserError(
                 f"{self._source_id} must give finite observations of {self._own_space}; got "
                 f"{observation!r:.200}."
             )
-        return flat
+        self._observation = row
+        return row
 
     # --- Offered where the environment itself offers them ---
 
@@ -116,28 +133,47 @@ class PlainTask(gymnasium.Env):
         self._steps = int(state[-1])
         return self._flat(inner.set_state(state[:-1]))
 
+    def _get_simulated(self) -> np.ndarray:
+        """Physics, the environment's memory, the observation and the step count, (d,) float64."""
+        assert self._simulator is not None
+        return np.concatenate([self._simulator.get_state(), self._observation, [self._steps]])
+
+    def _set_simulated(self, state: np.ndarray) -> np.ndarray:
+        assert self._simulator is not None
+        size = self._observation.size
+        self._simulator.set_state(np.asarray(state[: -size - 1], np.float64))
+        self._observation, self._steps = state[-size - 1 : -1].astype(np.float32), int(state[-1])
+        return self._observation
+
     def _expert_action(self) -> np.ndarray:
         inner: Any = self._env.unwrapped
         own = (np.asarray(inner.expert_action(), np.float64) - self._centre) / self._reach
         return np.clip(own, -1.0, 1.0).astype(np.float32)
 
 
-def _make(source_id: str, horizon_steps: int, camera: str, render_mode: str | None) -> Any:
-    options: dict[str, Any] = {"camera_name": camera} if camera else {}
+def _make(
+    source_id: str, camera: str, kwargs: Mapping[str, Any], render_mode: str | None
+) -> gymnasium.Env[Any, Any]:
+    """The environment, without a step limit: that is counted here."""
+    options: dict[str, Any] = {**kwargs, **({"camera_name": camera} if camera else {})}
     if render_mode:  # a class that cannot render need not know of it
         options["render_mode"] = render_mode
-    limits: dict[str, Any] = {"max_episode_steps": horizon_steps, "disable_env_checker": True}
+    if source_id.startswith(ROBOTICS):
+        import_robotics()
     try:
         if is_class(source_id):
             env = plugins.load("environment", source_id)(**options)
         else:
-            env = gymnasium.make(source_id, **limits, **options)
+            env = gymnasium.make(
+                source_id, max_episode_steps=-1, disable_env_checker=True, **options
+            )
         env.reset(seed=0)  # Gymnasium's wrappers want it before anything else, a forked state too
     except UserError:
         raise
     except Exception as problem:
         about = f"{type(problem).__name__}: {problem}"
         raise UserError(f"{source_id} cannot be made and reset with a seed: {about}") from None
+    tidy_up(env.unwrapped)
     return env
 
 
@@ -148,4 +184,4 @@ def is_class(source_id: str) -> bool:
 
 
 def _succeeded(info: dict[str, Any]) -> bool:
-    return any(bool(info.get(key, False)) for key in SUCCESS_KEYS)
+    return any(bool(info.get(key, False)) for key in SUCCESS_KEYS) or info.get(TASKS_LEFT) == []

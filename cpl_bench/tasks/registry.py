@@ -8,6 +8,7 @@ collection needs (`cpl_bench.tasks.protocol`): exact states, and the scripted ex
 
 from __future__ import annotations
 
+import inspect
 import re
 from difflib import get_close_matches
 from importlib.metadata import entry_points
@@ -35,9 +36,11 @@ def make_task(card: TaskCard, render_mode: str | None = None) -> Task:
     """The bare environment of a card, without Gymnasium's wrappers.
 
     Raises:
-        UserError: a suite that does not exist, or that cannot make it.
+        UserError: a suite that does not exist, or that cannot make it (so).
     """
     build = plugins.load("task suite", entry_point(card.suite))
+    if card.kwargs and "kwargs" not in inspect.signature(build).parameters:
+        raise UserError(f"{card.name}: the suite {card.suite} takes no [kwargs]; gymnasium does.")
     return cast(Task, build(**spec_kwargs(card), render_mode=render_mode))
 
 
@@ -134,8 +137,9 @@ def env_spec(card: TaskCard) -> EnvSpec:
 
 def spec_kwargs(card: TaskCard) -> dict[str, Any]:
     """What a spec must hold so that it can be rebuilt without the card."""
-    kwargs = {"source_id": card.source_id, "horizon_steps": card.horizon_steps}
-    return {**kwargs, "camera": card.camera} if card.camera else kwargs
+    own = {"camera": card.camera, "kwargs": card.kwargs}
+    chosen = {name: value for name, value in own.items() if value}
+    return {"source_id": card.source_id, "horizon_steps": card.horizon_steps, **chosen}
 
 
 def register() -> None:

@@ -19,7 +19,7 @@ from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.tasks.alike import executed, mathematics
 from cpl_bench.tasks.episodes import kept_task, run_episodes
 from cpl_bench.tasks.policies import expert_action, planner
-from cpl_bench.tasks.protocol import Forkable, can_fork
+from cpl_bench.tasks.protocol import Forkable, can_fork, has_expert
 from cpl_bench.tasks.registry import make_task
 
 
@@ -28,7 +28,7 @@ def expert_steps_to_success(card: TaskCard, states: np.ndarray, cap_steps: int) 
 
     A termination without success costs `cap_steps`: the task is lost there.
     """
-    task = _forkable(card)
+    task = _rolled_from(card)
     steps = np.full(len(states), cap_steps, np.int64)
     for i, state in enumerate(states):
         task.set_state(state)
@@ -43,7 +43,7 @@ def expert_steps_to_success(card: TaskCard, states: np.ndarray, cap_steps: int) 
 
 def expert_returns(card: TaskCard, states: np.ndarray, horizons: np.ndarray) -> np.ndarray:
     """From each state (n, d) roll the expert for `horizons[i]` steps, or to its end: its return."""
-    task = _forkable(card)
+    task = _rolled_from(card)
     returns = np.zeros(len(states))
     for i, (state, horizon) in enumerate(zip(states, horizons, strict=True)):
         task.set_state(state)
@@ -78,14 +78,22 @@ def render_episode(
     return frames, success
 
 
-def _forkable(card: TaskCard) -> Forkable:
+def _rolled_from(card: TaskCard) -> Forkable:
+    """A task that an expert can be rolled in from any state.
+
+    Raises:
+        UserError: it can't be forked, or there is no expert.
+    """
     task = kept_task(card, 0)
-    if not can_fork(task):
-        raise UserError(
-            f"{card.name} cannot be forked (no get_state and set_state), and regret is measured on "
-            "forks. Label with --scorer partial_return."
-        )
-    return task
+    if has_expert(task) and can_fork(task):
+        return task
+    raise UserError(
+        f"{card.name} cannot be forked (no get_state and set_state), and regret is measured on "
+        "forks. Label with --scorer partial_return."
+        if not can_fork(task)
+        else f"{card.name} has no expert (no method expert_action), and regret is measured against "
+        "one. Label with --scorer partial_return."
+    )
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,16 @@ from cpl_bench.core.names import file_part
 from cpl_bench.core.policy import PolicyWeights
 from cpl_bench.core.progress import say
 from cpl_bench.core.seeds import episode_seeds, generator
-from cpl_bench.core.tensors import read_tensors, write_tensors
 from cpl_bench.core.versions import installed
 from cpl_bench.tasks.episodes import EXPERT, EpisodeRules
 from cpl_bench.tasks.pool import RolloutPool
+from cpl_bench.trajectories.checkpoints import (
+    Checkpoints,
+    checkpoint_file,
+    file_hash,
+    read_checkpoints,
+    write_checkpoints,
+)
 from cpl_bench.trajectories.cloning import cloned
 from cpl_bench.trajectories.dataset import scores_of
 
@@ -34,19 +40,7 @@ FIRST_STOP, STOP_RATIO, STRIDE = 5, 1.15, 5
 ENOUGH_ABOVE = 0.05  # training ends at a stop that exceeds the highest level by this
 
 
-@dataclass(frozen=True)
-class Clone:
-    """One clone of the expert, stopped at the levels of a card."""
-
-    policies: list[PolicyWeights]
-    """One a level."""
-    steps: list[int]
-    """Gradient steps at each."""
-    score: list[float]
-    """Measured mean score of each, with the card's action noise."""
-
-
-def make_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
+def make_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Checkpoints:
     """The clone of a card's recipe: read where a card of the same recipe has left it."""
     key = hashlib.sha256(json.dumps(recipe(card), sort_keys=True).encode()).hexdigest()[:12]
     name = file_part(Path(card.task).stem)  # of a card's path, its name
@@ -54,7 +48,7 @@ def make_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
     clone = _read_clone(path)
     if clone is None:
         clone = _train_clone(card, task, pool)
-        _write_clone(path, clone)
+        write_checkpoints(path, clone)
     scoring = task.scoring
     for wanted, step, score in zip(card.cloned.levels, clone.steps, clone.score, strict=True):
         say(
@@ -65,18 +59,22 @@ def make_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
 
 
 def recipe(card: DatasetCard) -> dict[str, Any]:
-    """Everything that decides the clone of a card, as JSON has it."""
+    """Everything that decides a card's behaviour policies, as JSON has it."""
     task = load_task(card.task)
+    behaviour = asdict(card.cloned)
+    del behaviour["score_band"]
+    if behaviour.pop("checkpoints"):
+        behaviour["checkpoints"] = file_hash(checkpoint_file(card))
     decisive = {
-        "behaviour": {k: v for k, v in asdict(card.cloned).items() if k != "score_band"},
+        "behaviour": behaviour,
         "rules": [card.seed, card.stop_steps_after_success, card.minimum_steps],
-        "task": [task.suite, task.source_id, task.horizon_steps, task.score, installed(task)],
+        "task": [*task.simulated, task.score, installed(task)],
         "version": CLONE_VERSION,
     }
     return json.loads(json.dumps(decisive))
 
 
-def _train_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
+def _train_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Checkpoints:
     behaviour = card.cloned
     demonstrations = pool.episodes(
         task,
@@ -98,7 +96,7 @@ def _train_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Clone:
         if search.add(step, policy):
             break
     chosen = [search.nearest(level) for level in behaviour.levels]
-    return Clone(
+    return Checkpoints(
         [search.policies[i] for i in chosen],
         [search.steps[i] for i in chosen],
         [search.score[i] for i in chosen],
@@ -166,31 +164,11 @@ def _geometric(last: int) -> list[int]:
     return [*stops, last]
 
 
-def _write_clone(path: Path, clone: Clone) -> None:
-    tensors = {
-        f"{i}.{name}": value
-        for i, policy in enumerate(clone.policies)
-        for name, value in policy.arrays.items()
-    }
-    write_tensors(path, tensors, {"steps": clone.steps, "score": clone.score})
-
-
-def _read_clone(path: Path) -> Clone | None:
+def _read_clone(path: Path) -> Checkpoints | None:
     """None if there is none, or a damaged one."""
     if not path.is_file():
         return None
     try:
-        about, tensors = read_tensors(path, "It is made again.")
-        return Clone(_by_level(tensors, len(about["steps"])), about["steps"], about["score"])
-    except (UserError, KeyError, TypeError):
+        return read_checkpoints(path, "It is made again.")
+    except UserError:
         return None
-
-
-def _by_level(tensors: dict[str, np.ndarray], levels: int) -> list[PolicyWeights]:
-    return [
-        PolicyWeights(
-            "deterministic",
-            {k.split(".")[1]: value for k, value in tensors.items() if k.startswith(f"{i}.")},
-        )
-        for i in range(levels)
-    ]

@@ -7,6 +7,8 @@ scripted expert demonstrates, one clone of it is stopped at several levels of me
     demonstrations ──► clone, stopped at ──► 0.3 ─┐
                                              0.6 ─┼─► an episode draws one, plus action noise
                                              0.8 ─┘
+
+Where there is no expert, a card may name a file of checkpoints that were trained elsewhere.
 """
 
 from __future__ import annotations
@@ -25,9 +27,10 @@ from cpl_bench.core.seeds import episode_seeds, generator
 from cpl_bench.core.versions import installed, processor
 from cpl_bench.tasks.episodes import EpisodeRules
 from cpl_bench.tasks.pool import RolloutPool
+from cpl_bench.trajectories.checkpoints import behaviour_of
 from cpl_bench.trajectories.clone import make_clone, recipe
 from cpl_bench.trajectories.dataset import content_hash, scores_of
-from cpl_bench.trajectories.formats.minari import read_record, write_trajectories
+from cpl_bench.trajectories.formats.minari import CLONE, read_record, write_trajectories
 from cpl_bench.trajectories.place import check_place
 
 
@@ -35,11 +38,13 @@ def collect(card: DatasetCard, pool: RolloutPool) -> Path:
     """Make the trajectories of a card and write them as a Minari dataset; returns its folder.
 
     Raises:
-        UserError: the task has no expert to clone, or something that isn't this card's lies there.
+        UserError: the task has no expert to clone, the card's checkpoints can't be read, or
+            something that isn't this card's lies there.
     """
     task = load_task(card.task)
     check_place(card)
-    clone = make_clone(card, task, pool)
+    trained_elsewhere = bool(card.cloned.checkpoints)
+    clone = behaviour_of(card, task) if trained_elsewhere else make_clone(card, task, pool)
     levels = generator("levels", card.seed).integers(0, len(clone.policies), card.episodes)
     rules = EpisodeRules(
         action_noise=card.cloned.action_noise,
@@ -68,7 +73,8 @@ def collect(card: DatasetCard, pool: RolloutPool) -> Path:
         "versions": installed(task) | {"numpy": version("numpy")},
         "machine": {"processor": processor(), "mathematics": pool.mathematics()},
     }
-    folder = write_trajectories(card.minari_id, task, trajectories, record)
+    players = f"the policies in {card.cloned.checkpoints}" if trained_elsewhere else CLONE
+    folder = write_trajectories(card.minari_id, task, trajectories, record, players)
     scoring, (low, high) = task.scoring, card.cloned.score_band
     score = float(np.mean(scores_of(task, trajectories)))
     steps = sum(len(trajectory.rewards) for trajectory in trajectories)

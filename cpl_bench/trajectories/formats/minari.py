@@ -60,6 +60,7 @@ def minari_folder(minari_id: str) -> Path:
     return data_root() / minari_id
 
 
+CLONE = "a clone of the scripted expert, stopped at several levels"
 LEAVE_IT = "move it away, or point MINARI_DATASETS_PATH to another folder."
 
 
@@ -68,7 +69,7 @@ def write_trajectories(
     task: TaskCard | None,
     trajectories: Sequence[Trajectory],
     record: dict[str, Any],
-    players: str = "a clone of the scripted expert, stopped at several levels",
+    players: str = CLONE,
 ) -> Path:
     """Write a Minari dataset beside, then put it in the place of one of the same id.
 
