@@ -108,7 +108,7 @@ def test_every_dataset_card_loads(name: str) -> None:
     assert (card.behaviour is None) == (card.source is not None)
     if card.source is None:
         assert card.minimum_steps >= card.segments.length
-    else:
+    elif not card.source.answered:
         assert card.labelling.scorer not in FORKING, "imports hold no simulator states"
 
 
@@ -259,6 +259,73 @@ def test_a_card_may_ask_for_rankings(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     write_card(path, DATASET, "length = 16", 'length = 16\npairs = "ranked"\nranked_size = 20')
     assert load_dataset_card(str(path)).segments.ranked_size == 20
+
+
+IMPORT = """\
+task = "pointmass"
+
+[segments]
+count = 20
+length = 16
+
+[source]
+format = "minari"
+id = "dots/medium-v0"
+"""
+
+
+def test_a_card_may_name_an_import_in_place_of_a_behaviour(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(IMPORT)
+    card = load_dataset_card(str(path))
+    assert card.behaviour is None and card.source is not None
+    assert str(card.source) == "minari:dots/medium-v0"
+    path.write_text(IMPORT.replace("medium", "expert"))
+    assert load_dataset_card(str(path)).fingerprint != card.fingerprint
+
+
+IMPORT_MISTAKES = {
+    "both": ("[source]", "[behaviour]\nlevels = [0.5]\nscore_band = [0, 1]\n[source]", "no [beh"),
+    "episodes": ("task =", "episodes = 3\ntask =", "no episodes of ours"),
+    "unknown format": ('"minari"', '"minary"', "'minari'"),
+    "no id": ('id = "dots/medium-v0"', "", "'source.id' is missing"),
+    "a label's meaning": ('id = "d', 'label_one_means = "second"\nid = "d', "for npz files only"),
+    "npz that says nothing": ('"minari"', '"npz"', "label_one_means"),
+}
+
+
+@pytest.mark.parametrize("mistake", IMPORT_MISTAKES)
+def test_a_wrong_import_is_explained(tmp_path: Path, mistake: str) -> None:
+    old, new, said = IMPORT_MISTAKES[mistake]
+    write_card(tmp_path / "mine.toml", IMPORT, old, new)
+    with pytest.raises(UserError, match=re.escape(said)):
+        load_dataset_card(str(tmp_path / "mine.toml"))
+
+
+FAMILY = """\
+task = "pointmass"
+segments = { count = 20, length = 16 }
+source = { format = "d4rl", id = "dots" }
+[members]
+dots-medium = { source = { id = "dots-medium-v2" } }
+dots-expert = { source = { id = "dots-expert-v2" }, segments = { length = 8 } }
+"""
+
+
+def test_a_family_of_cards_is_its_members(house: Path) -> None:
+    (house / "datasets" / "dots.toml").write_text(FAMILY)
+    assert dataset_names() == ["dots-expert", "dots-medium", "tiny"]
+    medium, expert = load_dataset_card("dots-medium"), load_dataset_card("dots-expert")
+    assert medium.path == expert.path == house / "datasets" / "dots.toml"
+    assert (medium.minari_id, str(medium.source)) == (
+        "cpl_bench/dots-medium-v0",
+        "d4rl:dots-medium-v2",
+    )
+    assert (medium.segments.length, expert.segments.length) == (16, 8)
+    with pytest.raises(UserError, match=r"family of datasets.*dots-medium, dots-expert"):
+        load_dataset_card("dots")
+    with pytest.raises(UserError, match="mean 'dots-medium'"):
+        load_dataset_card("dots-medum")
 
 
 DATASET_MISTAKES = {

@@ -395,6 +395,17 @@ def test_bad_files_are_refused_in_a_line(places, capsys, spoil, said) -> None:
     assert said in refused(capsys, places, "import", "mine.toml")
 
 
+def test_data_that_are_observed_otherwise_are_trained_on_without_a_simulator(places) -> None:
+    write_d4rl(places / "mine.hdf5", flat_arrays(sizes=(4, 2)))
+    card = card_of(places, "d4rl", "mine.hdf5", "rolled_out = false\n")
+    preferences = load_preferences(label(str(card.path)))
+    assert preferences.info.task == "" and preferences.observations.shape[1] == 4
+    with minari_root(places / "data"):
+        assert minari.load_dataset(card.minari_id).observation_space.shape == (4,)
+    small = ["--steps", "20", "--clone.steps", "10", "--policy.hidden", "16", "--segments", "8"]
+    assert main(["train", "--data", "mine.toml", "--seeds", "1", "cpl", *small]) == 0
+
+
 def test_what_another_card_wrote_is_left_alone(places, capsys) -> None:
     write_d4rl(places / "mine.hdf5", flat_arrays())
     card_of(places, "d4rl", "mine.hdf5")

@@ -31,8 +31,12 @@ class Source:
     """What D4RL calls the file of `id`; empty: as the installed `d4rl` says."""
     sha256: str = ""
     """Of the file that the card was written for: another one is refused. Empty: any."""
-    parts: tuple[str, ...] = ("observation", "desired_goal")
-    """Of observations that are dictionaries: which are taken, in this order, laid end to end."""
+    parts: tuple[str, ...] = ()
+    """Of observations that are dictionaries: which are taken, in this order, laid end to end.
+    Empty: of goal environments the observation and the desired goal, of others all by name."""
+    rolled_out: bool = True
+    """Whether the data are observed as the card's task is, so that policies can be rolled out
+    there; where not, they are trained without a simulator."""
     limit_steps: int = 0
     """Where D4RL's file has no timeouts: its task's step limit; 0: the horizon of ours."""
     label_one_means: OneMeans | None = None
@@ -49,8 +53,6 @@ class Source:
             raise UserError("id must name what is imported.")
         if self.limit_steps < 0:
             raise UserError(f"limit_steps must not be negative, not {self.limit_steps}.")
-        if not self.parts:
-            raise UserError("parts must name at least one part of the observations.")
         of_pairs = self.label_one_means is not None
         if self.format == "npz" and of_pairs == bool(self.score_key):
             raise UserError(

@@ -141,7 +141,7 @@ def planned_info(card: DatasetCard, source_hash: str = "") -> PreferenceInfo:
         )
     return PreferenceInfo(
         card=card.name,
-        task=card.task,
+        task=card.task if source is None or source.rolled_out else "",
         segment_length=cut.length,
         pairs=cut.pairs,
         source=card.minari_id,

@@ -55,6 +55,35 @@ class TrajectorySet:
         return np.cumsum([len(trajectory.rewards) for trajectory in self.trajectories])
 
 
+def check_alike(trajectories: Sequence[Trajectory]) -> None:
+    """Refuse episodes whose arrays do not go together, or not with each other's.
+
+    Raises:
+        ValueError: the first that does not.
+    """
+    if not trajectories:
+        raise ValueError("it holds no episode")
+    first = trajectories[0]
+    for number, each in enumerate(trajectories):
+        steps = len(each.rewards)
+        wanted = {
+            "observations": (steps + 1, *first.observations.shape[1:]),
+            "actions": (steps, *first.actions.shape[1:]),
+            "rewards": (steps,),
+            "successes": (steps,),
+            "states": (steps + 1, *first.states.shape[1:]) if len(each.states) else (0, 0),
+        }
+        for name, shape in wanted.items():
+            array = getattr(each, name)
+            axes = 1 if name in ("rewards", "successes") else 2
+            if array.shape != shape or array.ndim != axes or steps < 1:
+                raise ValueError(
+                    f"episode {number} has {name} of shape {array.shape}, of {steps} steps"
+                )
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} of episode {number} are not all finite")
+
+
 def scores_of(task: TaskCard, trajectories: Sequence[Trajectory]) -> NDArray[np.float64]:
     """What each episode achieved, as the task's card counts it, (E,)."""
     return task.scoring.of(

@@ -130,7 +130,11 @@ def import_trajectories(
     }
     with held(minari_folder(card.minari_id)):
         folder = write_trajectories(
-            card.minari_id, task, found.trajectories, record, f"imported from {source}"
+            card.minari_id,
+            task if source.rolled_out else None,
+            found.trajectories,
+            record,
+            f"imported from {source}",
         )
     steps = sum(len(each.rewards) for each in found.trajectories)
     say(
@@ -148,6 +152,8 @@ def about(source: Source, found: Foreign) -> list[str]:
     reference = found.origin.get("d4rl_reference", {})
     if None not in (low := reference.get("random_return"), high := reference.get("expert_return")):
         lines.append(f"  D4RL's reference returns: random {low:g}, expert {high:g}.")
+    if not source.rolled_out:
+        lines.append("  It is not observed as its task here is: train without a simulator.")
     if not found.knows_successes:
         lines.append("  It does not say where episodes succeeded.")
     return lines
@@ -158,6 +164,8 @@ def import_recipe(card: DatasetCard) -> dict[str, Any]:
     source, task = card.source, load_task(card.task)
     assert source is not None
     asked: dict[str, Any] = {"format": source.format, "id": source.id, "sha256": source.sha256}
+    if not source.rolled_out:
+        asked["rolled_out"] = False
     if source.format == "minari":
         asked["parts"] = list(source.parts)
     else:
@@ -183,7 +191,9 @@ def _check(card: DatasetCard, task: TaskCard, trajectories: list[Trajectory]) ->
     shapes = {(e.observations.shape[1], e.actions.shape[1]) for e in trajectories}
     if len(shapes) > 1:
         raise UserError(f"{source}: episodes have different sizes: {sorted(shapes)}.")
-    check_sizes(task, shapes.pop(), str(source), f"Name its task in {card.path}.")
+    if source is None or source.rolled_out:
+        hint = f"Name its task in {card.path}, or say rolled_out = false in its [source]."
+        check_sizes(task, shapes.pop(), str(source), hint)
     longest = max(len(each.rewards) for each in trajectories)
     if longest < length:
         raise UserError(

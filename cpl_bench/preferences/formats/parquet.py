@@ -83,7 +83,7 @@ def _pyarrow() -> tuple[Any, Any]:
         from pyarrow import parquet
     except ImportError:
         raise UserError(
-            'Parquet is written and read by pyarrow, which is not installed: pip install "pyarrow"'
+            "Parquet is written and read by pyarrow, which is not installed: pip install pyarrow"
         ) from None
     return pyarrow, parquet
 

@@ -1,8 +1,9 @@
 """Anybody's Minari datasets, as episodes of ours.
 
-Observations that are dictionaries are laid end to end, by default as our Fetch tasks have them:
-the observation and the desired goal. Actions are rescaled to [−1, 1] from the bounds that the
-dataset's action space names, as any Gymnasium environment's are. Discrete actions are refused.
+Observations are laid out as tasks have them (`cpl_bench.tasks.flat`): of goal environments the
+observation and the desired goal. Actions are rescaled to [−1, 1] from the
+bounds that the dataset's action space names, as any Gymnasium environment's are. Discrete actions
+are refused.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from cpl_bench.core.errors import UserError, unknown_name
 from cpl_bench.core.folders import data_root
 from cpl_bench.core.progress import say
 from cpl_bench.tasks.episodes import Trajectory
+from cpl_bench.tasks.flat import flat
 from cpl_bench.trajectories.formats.minari import minari_root
 
 ID = re.compile(r"[\w-]+(/[\w-]+)*-v\d+")
@@ -82,7 +84,7 @@ def read_any(minari_id: str, root: Path, parts: tuple[str, ...]) -> tuple[list[T
             warnings.simplefilter("ignore")
             dataset = minari.load_dataset(minari_id)
             episodes = list(dataset.storage.get_episodes(range(dataset.total_episodes)))
-            space = dataset.action_space
+            seen, space = dataset.observation_space, dataset.action_space
     except (OSError, KeyError, ValueError, AssertionError, RuntimeError, TypeError) as problem:
         raise UserError(
             f"The Minari dataset {minari_id} in {root} cannot be read ({type(problem).__name__}: "
@@ -94,7 +96,8 @@ def read_any(minari_id: str, root: Path, parts: tuple[str, ...]) -> tuple[list[T
         where = f"{minari_id}, episode {number}"
         successes = _successes(episode.get("infos") or {}, len(episode["rewards"]))
         known = known and successes is not None
-        trajectories.append(_trajectory(where, episode, parts, centre, reach, successes))
+        observations = _laid_out(where, seen, episode["observations"], parts)
+        trajectories.append(_trajectory(where, episode, observations, centre, reach, successes))
     return trajectories, known
 
 
@@ -116,7 +119,7 @@ def _bounds(minari_id: str, space: Any) -> tuple[np.ndarray, np.ndarray]:
 def _trajectory(
     where: str,
     episode: Mapping[str, Any],
-    parts: tuple[str, ...],
+    observations: np.ndarray,
     centre: np.ndarray,
     reach: np.ndarray,
     successes: np.ndarray | None,
@@ -124,7 +127,6 @@ def _trajectory(
     rewards = np.asarray(episode["rewards"], np.float64).reshape(-1)
     terminations = np.asarray(episode["terminations"], bool).reshape(-1)
     actions = (np.asarray(episode["actions"], np.float64) - centre) / reach
-    observations = _laid_out(where, episode["observations"], parts).astype(np.float32)
     steps = len(rewards)
     shapes = (len(observations) - 1, len(actions), len(terminations))
     if set(shapes) != {steps} or not steps:
@@ -137,7 +139,7 @@ def _trajectory(
     return Trajectory(
         seed=0,
         policy=0,
-        observations=observations,
+        observations=observations.astype(np.float32),
         actions=actions.astype(np.float32),
         rewards=rewards,
         successes=np.zeros(steps, bool) if successes is None else successes,
@@ -146,25 +148,17 @@ def _trajectory(
     )
 
 
-def _laid_out(where: str, observations: Any, parts: tuple[str, ...]) -> np.ndarray:
-    """(T + 1, o): the parts of a dictionary, end to end."""
-    if not isinstance(observations, Mapping):
-        return _flat(observations)
+def _laid_out(where: str, space: Any, observations: Any, parts: tuple[str, ...]) -> np.ndarray:
+    """(T + 1, o): by the rule of tasks, or the `parts` of a dictionary, end to end."""
+    if not parts or not isinstance(observations, Mapping):
+        return flat(space, observations)
     missing = [part for part in parts if part not in observations]
     if missing:
         raise UserError(
             f"{where}: the observations have the parts {', '.join(sorted(observations))}, and "
             f"{', '.join(parts)} are asked for. Name others as `parts` of the card's [source]."
         )
-    return np.concatenate([_flat(observations[part]) for part in parts], axis=1)
-
-
-def _flat(values: Any) -> np.ndarray:
-    """(T + 1, n); what is nested goes by the alphabet, as Gymnasium flattens it."""
-    if isinstance(values, Mapping):
-        return np.concatenate([_flat(values[key]) for key in sorted(values)], axis=1)
-    array = np.asarray(values)
-    return array.reshape(len(array), -1)
+    return np.concatenate([flat(space[part], observations[part]) for part in parts], axis=1)
 
 
 def _successes(infos: Mapping[str, Any], steps: int) -> np.ndarray | None:

@@ -27,7 +27,7 @@ from cpl_bench.core.tables import from_json, read_json
 from cpl_bench.core.toml import build
 from cpl_bench.core.versions import installed
 from cpl_bench.tasks.episodes import Trajectory
-from cpl_bench.trajectories.dataset import Recorded, TrajectorySet
+from cpl_bench.trajectories.dataset import Recorded, TrajectorySet, check_alike
 
 
 def read_record(minari_id: str) -> dict[str, Any] | None:
@@ -69,20 +69,18 @@ LEAVE_IT = "move it away, or point MINARI_DATASETS_PATH to another folder."
 
 def write_trajectories(
     minari_id: str,
-    task: TaskCard,
+    task: TaskCard | None,
     trajectories: Sequence[Trajectory],
     record: dict[str, Any],
     players: str = CLONE,
 ) -> Path:
     """Write a Minari dataset beside, then put it in the place of one of the same id.
 
-    `players` says who acted. Returns its folder. A kill leaves the old one or the new one, see
-    `replace_folder`.
+    Without a `task` it names no environment; `players` says who acted. Returns its folder. A kill
+    leaves the old one or the new one, see `replace_folder`.
     """
     import minari
     from minari.data_collector import EpisodeBuffer
-
-    from cpl_bench.tasks.registry import env_spec
 
     buffers = [
         EpisodeBuffer(
@@ -107,12 +105,11 @@ def write_trajectories(
             dataset = minari.create_dataset_from_buffers(
                 minari_id,
                 buffers,
-                env=env_spec(task),
                 algorithm_name=players,
                 author="cpl_bench",
-                description=f"Behaviour data of {task.name} for preference learning.",
-                requirements=[f"{name}=={wanted}" for name, wanted in installed(task).items()],
+                description=f"Behaviour data of {minari_id} for preference learning.",
                 data_format="hdf5",
+                **(_environment(task) if task else _spaces(trajectories[0])),
             )
             dataset.storage.update_episode_metadata(
                 [{"policy": trajectory.policy} for trajectory in trajectories]
@@ -122,6 +119,25 @@ def write_trajectories(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
+
+
+def _environment(task: TaskCard) -> dict[str, Any]:
+    """What a dataset says of the environment that its episodes are of."""
+    from cpl_bench.tasks.registry import env_spec
+
+    versions = installed(task).items()
+    return {"env": env_spec(task), "requirements": [f"{name}=={each}" for name, each in versions]}
+
+
+def _spaces(like: Trajectory) -> dict[str, Any]:
+    """What it says where no environment is known."""
+    from gymnasium.spaces import Box
+
+    sizes = like.observations.shape[1:], like.actions.shape[1:]
+    return {
+        "observation_space": Box(-np.inf, np.inf, sizes[0], np.float32),
+        "action_space": Box(-1.0, 1.0, sizes[1], np.float32),
+    }
 
 
 def _at_the_end(trajectory: Trajectory, ended: bool) -> np.ndarray:
@@ -164,7 +180,7 @@ def read_trajectories(
                     dataset.storage.get_episodes(every[begin : begin + AT_ONCE]), begin
                 )
             ]
-        _check_alike(trajectories)
+        check_alike(trajectories)
         record = _record(dataset.storage.metadata.get("cpl_bench", "{}"), folder)
     except Exception as problem:  # of Minari, h5py, Gymnasium and whatever module a spec names
         raise UserError(
@@ -182,31 +198,6 @@ def _record(text: object, where: Path) -> dict[str, Any]:
     looked_at = [entry.name for entry in fields(Recorded)]
     build(Recorded, {key: record[key] for key in looked_at if key in record}, where)
     return record
-
-
-def _check_alike(trajectories: Sequence[Trajectory]) -> None:
-    """Refuse episodes whose arrays do not go together, or not with each other's."""
-    if not trajectories:
-        raise ValueError("it holds no episode")
-    first = trajectories[0]
-    for number, each in enumerate(trajectories):
-        steps = len(each.rewards)
-        wanted = {
-            "observations": (steps + 1, *first.observations.shape[1:]),
-            "actions": (steps, *first.actions.shape[1:]),
-            "rewards": (steps,),
-            "successes": (steps,),
-            "states": (steps + 1, *first.states.shape[1:]) if len(each.states) else (0, 0),
-        }
-        for name, shape in wanted.items():
-            array = getattr(each, name)
-            axes = 1 if name in ("rewards", "successes") else 2
-            if array.shape != shape or array.ndim != axes or steps < 1:
-                raise ValueError(
-                    f"episode {number} has {name} of shape {array.shape}, of {steps} steps"
-                )
-            if not np.isfinite(array).all():
-                raise ValueError(f"{name} of episode {number} are not all finite")
 
 
 AT_ONCE = 50
