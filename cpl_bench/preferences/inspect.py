@@ -65,6 +65,7 @@ def _describe(
     lengths = np.diff(preferences.episode_ends, prepend=0)
     first, second = _pairs(preferences)
     tied = scores[first] == scores[second]
+    player = "checkpoint" if card.behaviour.checkpoints else "clone"
     low, high = card.behaviour.score_band
     lines = [
         f"dataset        {card.name}: {card.task}, seed {card.seed}",
