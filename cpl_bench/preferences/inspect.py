@@ -65,8 +65,9 @@ def _describe(
     lengths = np.diff(preferences.episode_ends, prepend=0)
     first, second = _pairs(preferences)
     tied = scores[first] == scores[second]
-    band = ""
+    band, player = "", "clone"
     if card.behaviour is not None:
+        player = "checkpoint" if card.behaviour.checkpoints else "clone"
         low, high = (scoring.shown(each, 0) for each in card.behaviour.score_band)
         band = f" (the card wants {low} to {high}{scoring.unit})"
     known = source.knows_successes or not scoring.is_success
@@ -82,7 +83,7 @@ def _describe(
         *([f"terminated     {ended:.1%} of the episodes"] if ended else []),
         *([f"references     {task.references}"] if task.references else []),
         *(
-            f"  level {scoring.shown(level['wanted'], 0) + scoring.unit:<9}clone at step "
+            f"  level {scoring.shown(level['wanted'], 0) + scoring.unit:<9}{player} at step "
             f"{level['step']}, measured {scoring.shown(level['measured'], 0)}{scoring.unit}, "
             f"{_share(source, i):.0%} of the episodes"
             for i, level in enumerate(source.record.get("levels", []))
