@@ -18,18 +18,23 @@ def inspect(
     probe: bool = False,
     reward: bool = False,
     record: bool = False,
+    film: bool = False,
+    pair: tuple[int, int] | None = None,
     workers: int = 0,
 ) -> None:
-    """What is in a dataset: shapes, success, scores, ties, agreement of scorers; a picture.
+    """What is in a dataset: shapes, success, scores, ties, noise, agreement of scorers, coverage;
+    pictures.
 
     Args:
-        dataset: a card's name, or the path of one.
+        dataset: a card's name, the path of one, or a preference file.
         scorers: further scorers to compare the labels with (takes as long as labelling).
         probe: also measure expert, SFT, CPL(λ) and P-IQL, decide whether the card is accepted, and
             put the line into datasets/README.md of a checkout.
         reward: also fit a reward model, print its accuracy and calibration on held-out episodes,
             and put the line into datasets/README.md of a checkout.
         record: also write the hashes of the data into the card, as the published ones.
+        film: also film a pair of segments side by side with its answer, and draw several.
+        pair: the positions of the two segments that are filmed.
         workers: rollout processes; 0 for one a processor.
     """
     from cpl_bench.core import folders
@@ -37,12 +42,19 @@ def inspect(
     from cpl_bench.core.errors import UserError
     from cpl_bench.experiments.make import ensure_preferences
     from cpl_bench.preferences.inspect import inspect as show
+    from cpl_bench.preferences.inspect import inspect_file
     from cpl_bench.preferences.published import preferences_verdict, trajectories_verdict
     from cpl_bench.preferences.scorers import find_scorer
     from cpl_bench.tasks.pool import RolloutPool
 
     for name in scorers:
         find_scorer(name)
+    if dataset.endswith(".safetensors"):
+        if scorers or probe or reward or record:
+            raise UserError("--scorers, --probe, --reward and --record take a card, not a file.")
+        inspect_file(Path(dataset))
+        _film(Path(dataset), film, pair)
+        return
     card = load_dataset_card(dataset)
     if record and not (card.file or folders.is_checkout()):
         raise UserError(f"{card.path} is an installed copy; record hashes in a checkout.")
@@ -56,6 +68,15 @@ def inspect(
             _calibrate(card, path)
         if record:
             _publish(card, pool)
+    _film(path, film, pair)
+
+
+def _film(path: Path, film: bool, pair: tuple[int, int] | None) -> None:
+    from cpl_bench.preferences.file import load_preferences
+    from cpl_bench.runs.pair_film import film_pairs
+
+    if film or pair:
+        film_pairs(load_preferences(path), path.parent, path.stem, pair)
 
 
 def _probe(card: Any, path: Path, pool: Any) -> None:
