@@ -21,9 +21,12 @@ def inspect(
     probe: bool = False,
     reward: bool = False,
     record: bool = False,
+    film: bool = False,
+    pair: tuple[int, int] | None = None,
     workers: int = 0,
 ) -> None:
-    """What is in a dataset: shapes, success, scores, ties, agreement of scorers; a picture.
+    """What is in a dataset: shapes, success, scores, ties, noise, agreement of scorers, coverage;
+    pictures.
 
     Args:
         dataset: a card's name, or the path of one; or a preference file.
@@ -34,6 +37,8 @@ def inspect(
         reward: also fit a reward model, print its accuracy and calibration on held-out episodes,
             and put the line into datasets/README.md of a checkout.
         record: also write the hashes of the data into the card, as the published ones.
+        film: also film a pair of segments side by side with its answer, and draw several.
+        pair: the positions of the two segments that are filmed.
         workers: rollout processes; 0 for one a processor.
     """
     from cpl_bench.core import folders
@@ -50,7 +55,7 @@ def inspect(
     if against or not has_trajectories(dataset):
         if scorers or probe or reward or record:
             raise UserError(f"{dataset} is only looked at: leave out what measures or records.")
-        return _look_at(dataset, against)
+        return _look_at(dataset, against, film, pair)
     card = load_dataset_card(dataset)
     if (probe or record) and card.source:
         raise UserError(f"{card.name} is imported: nothing of ours to probe or to record.")
@@ -66,18 +71,29 @@ def inspect(
             _calibrate(card, path)
         if record:
             _publish(card, pool)
+    _film(path, film, pair)
 
 
-def _look_at(data: str, against: str | None) -> None:
-    from cpl_bench.experiments.make import find_preferences
-    from cpl_bench.preferences.answers import agreement_line, describe_file
+def _film(path: Path, film: bool, pair: tuple[int, int] | None) -> None:
+    from cpl_bench.preferences.file import load_preferences
+    from cpl_bench.runs.pair_film import film_pairs
+
+    if film or pair:
+        film_pairs(load_preferences(path), path.parent, path.stem, pair)
+
+
+def _look_at(data: str, against: str | None, film: bool, pair: tuple[int, int] | None) -> None:
+    from cpl_bench.experiments.make import find_file, find_preferences
+    from cpl_bench.preferences.answers import agreement_line
+    from cpl_bench.preferences.inspect import inspect_file
     from cpl_bench.tasks.pool import RolloutPool
 
     with RolloutPool() as pool:
-        preferences = find_preferences(data, pool)[1]
-        print(*describe_file(preferences), sep="\n")
+        path = find_file(data, pool)
+        preferences = inspect_file(path)
         if against:
-            print(agreement_line(preferences, find_preferences(against, pool)[1]))
+            say(agreement_line(preferences, find_preferences(against, pool)[1]))
+    _film(path, film, pair)
 
 
 def _probe(card: Any, path: Path, pool: Any) -> None:

@@ -136,6 +136,17 @@ def has_trajectories(data: str) -> bool:
     return source is None or not source.answered
 
 
+def find_file(data: str | Path, pool: RolloutPool) -> Path:
+    """A preference file: the one at the path `data`, or that of a card, made if need be.
+
+    Raises:
+        UserError: there is none.
+    """
+    if str(data).endswith(".safetensors"):
+        return Path(data)
+    return ensure_preferences(load_dataset_card(str(data)), pool)
+
+
 def find_preferences(data: str | Path, pool: RolloutPool) -> tuple[str, Preferences]:
     """A dataset's name and its preferences; `data` names a card or is a preference file.
 

@@ -12,6 +12,15 @@ from cpl_bench.core.dataset_cards import DatasetCard
 from cpl_bench.core.files import atomic_path
 from cpl_bench.core.progress import say
 from cpl_bench.preferences.annotators import ask
+from cpl_bench.preferences.answers import describe_file
+from cpl_bench.preferences.examine import (
+    agreement_lines,
+    coverage_lines,
+    draw_coverage,
+    file_lines,
+    noise_line,
+    partial_returns,
+)
 from cpl_bench.preferences.file import load_preferences
 from cpl_bench.preferences.format import Preferences
 from cpl_bench.preferences.scorers import find_scorer
@@ -33,7 +42,7 @@ def inspect(
     """
     preferences = load_preferences(preference_file)
     source = read_trajectories(card.minari_id)
-    returns = _partial_returns(preferences)
+    returns = partial_returns(preferences)
     others = {} if returns is None else {"partial_return": returns}
     segments = segments_of(source, preferences.segment_starts, preferences.info.segment_length)
     for name in scorers:
@@ -48,7 +57,21 @@ def inspect(
         say("rewards        none in the file: no partial returns to compare the scores with")
     _draw(picture, preferences, returns)
     say(f"picture        {picture}")
+    covered = preference_file.with_name(f"{preference_file.stem}-coverage.png")
+    draw_coverage(covered, preferences)
+    say(f"picture        {covered}")
     return picture
+
+
+def inspect_file(path: Path) -> Preferences:
+    """Print what a preference file holds, whoever made it, and draw its segments beside it."""
+    preferences = load_preferences(path)
+    for line in (*describe_file(preferences), *file_lines(preferences, pairs_of(preferences))):
+        say(line)
+    covered = path.with_name(f"{path.stem}-coverage.png")
+    draw_coverage(covered, preferences)
+    say(f"picture        {covered}")
+    return preferences
 
 
 def _describe(
@@ -63,7 +86,7 @@ def _describe(
     scoring, achieved = task.scoring, float(np.mean(scores_of(task, source.trajectories)))
     ended = np.mean([each.terminated for each in source.trajectories])
     lengths = np.diff(preferences.episode_ends, prepend=0)
-    first, second = _pairs(preferences)
+    first, second = pairs_of(preferences)
     tied = scores[first] == scores[second]
     band, player = "", "clone"
     if card.behaviour is not None:
@@ -98,6 +121,7 @@ def _describe(
     ]
     if skipped := float(np.mean(ask(preferences, first, second).weight == 0)):
         lines.append(f"skipped        {skipped:.1%} of the comparisons")
+    lines.append(noise_line(preferences, scores, f"{info.scorer}'s scores", (first, second)))
     for name, values in others.items():
         decided = ~tied & (values[first] != values[second])
         agree = (values[second] > values[first]) == (scores[second] > scores[first])
@@ -107,14 +131,16 @@ def _describe(
             f"agreement      {info.scorer} and {name} agree on {share:.1%} of the decided "
             f"comparisons; correlation {correlation:.2f}"
         )
-    return lines
+    if len(others) > 1:
+        lines += agreement_lines({info.scorer: scores, **others}, first, second)
+    return lines + coverage_lines(preferences)
 
 
 def _share(source: TrajectorySet, level: int) -> float:
     return float(np.mean([each.policy == level for each in source.trajectories]))
 
 
-def _pairs(preferences: Preferences) -> tuple[np.ndarray, np.ndarray]:
+def pairs_of(preferences: Preferences) -> tuple[np.ndarray, np.ndarray]:
     """The comparisons of the file; for dense data a fixed sample of all pairs."""
     if preferences.info.pairs != "dense":
         return preferences.first, preferences.second
@@ -123,15 +149,6 @@ def _pairs(preferences: Preferences) -> tuple[np.ndarray, np.ndarray]:
         return np.triu_indices(n, 1)
     first = np.random.default_rng(0).integers(0, n, SAMPLED_PAIRS)
     return first, (first + np.random.default_rng(1).integers(1, n, SAMPLED_PAIRS)) % n
-
-
-def _partial_returns(preferences: Preferences) -> np.ndarray | None:
-    """The sum of each segment's rewards (n,); None if the file holds none."""
-    if preferences.rewards is None:
-        return None
-    sums = np.concatenate([[0.0], np.cumsum(preferences.rewards, dtype=np.float64)])
-    starts = preferences.segment_starts
-    return sums[starts + preferences.info.segment_length] - sums[starts]
 
 
 def _draw(path: Path, preferences: Preferences, returns: np.ndarray | None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -58,21 +60,32 @@ def _render(
     task: TaskCard, weights: PolicyWeights, seed: int
 ) -> tuple[list[np.ndarray], bool] | None:
     """Frames of the first success among a few test episodes, else of the last, and which it is."""
+
+    def drawn(pool: RolloutPool) -> tuple[list[np.ndarray], bool]:
+        frames, success = [], False
+        for episode_seed in episode_seeds("test", TRIES, seed):
+            frames, success = pool.render(task, episode_seed, weights, FRAME_SKIP)
+            if success:
+                break
+        return frames, success
+
+    return rendered(drawn)
+
+
+T = TypeVar("T")
+
+
+def rendered(draw: Callable[[RolloutPool], T]) -> T | None:
+    """What `draw` makes with a worker that can render; None, with a hint, where none can."""
     import os
 
     chosen = os.environ.get("MUJOCO_GL")
     problem = ""
     for backend in [chosen] if chosen else ["egl", "osmesa"]:
-        frames, success = [], False
         try:
             with RolloutPool(1, {"MUJOCO_GL": backend}, quiet=True) as pool:
-                for episode_seed in episode_seeds("test", TRIES, seed):
-                    frames, success = pool.render(task, episode_seed, weights, FRAME_SKIP)
-                    if success:
-                        break
+                return draw(pool)
         except RuntimeError as failure:
             problem = str(failure).strip().splitlines()[-1]
-            continue
-        return frames, success
     say(f"{RENDER_HINT} ({problem})")
     return None

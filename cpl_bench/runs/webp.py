@@ -72,9 +72,19 @@ def write_film(path: Path, film: Film, frames: Sequence[np.ndarray]) -> None:
     """
     from PIL import Image
 
-    about = Image.Exif()
-    about[_DESCRIPTION] = _MARK + json.dumps(asdict(film))
     images = [Image.fromarray(frame).resize((FRAME_SIZE, FRAME_SIZE)) for frame in frames]
+    said = _MARK + json.dumps(asdict(film))
+    write_animation(path, [np.asarray(image) for image in images], said)
+
+
+def write_animation(path: Path, frames: Sequence[np.ndarray], description: str = "") -> None:
+    """Write frames (h, w, 3) as an animation that says what it shows, thinned as a film is."""
+    from PIL import Image
+
+    about = Image.Exif()
+    if description:
+        about[_DESCRIPTION] = description
+    images = [Image.fromarray(frame) for frame in frames]
     every = 1
     while True:
         first, *others = images[(len(images) - 1) % every :: every]  # the last one stays

@@ -78,6 +78,20 @@ def render_episode(
     return frames, success
 
 
+def render_states(card: TaskCard, states: np.ndarray) -> list[np.ndarray]:
+    """An image (h, w, 3) of each state (n, d)."""
+    task = make_task(card, render_mode="rgb_array")
+    if not can_fork(task):
+        raise UserError(f"{card.name} cannot take up its states again (no set_state): no pictures.")
+    task.reset(seed=0)
+    frames = []
+    for state in states:
+        task.set_state(state)
+        frames.append(np.array(task.render()))
+    task.close()
+    return frames
+
+
 def _rolled_from(card: TaskCard) -> Forkable:
     """A task that an expert can be rolled in from any state.
 
@@ -101,6 +115,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "expert_steps_to_success": expert_steps_to_success,
     "expert_returns": expert_returns,
     "render_episode": render_episode,
+    "render_states": render_states,
     "mathematics": mathematics,
 }
 
