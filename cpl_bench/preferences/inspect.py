@@ -77,7 +77,7 @@ def _describe(
         *([f"terminated     {ended:.1%} of the episodes"] if ended else []),
         *([f"references     {task.references}"] if task.references else []),
         *(
-            f"  level {scoring.shown(level['wanted'], 0) + scoring.unit:<9}clone at step "
+            f"  level {scoring.shown(level['wanted'], 0) + scoring.unit:<9}{player} at step "
             f"{level['step']}, measured {scoring.shown(level['measured'], 0)}{scoring.unit}, "
             f"{_share(source, i):.0%} of the episodes"
             for i, level in enumerate(source.record.get("levels", []))
