@@ -17,7 +17,7 @@ from cpl_bench.tasks.flat import flat, flat_space
 from cpl_bench.tasks.plain import PlainTask
 from cpl_bench.tasks.protocol import can_fork, has_expert
 from cpl_bench.tasks.registry import find_task, make_task
-from cpl_bench.tasks.simulators import MEMORIES, Memory, Simulator
+from cpl_bench.tasks.simulators import MEMORIES, Memory, Simulator, tidy_up
 
 SIZES = {
     "hopper": (11, 3),
@@ -47,7 +47,9 @@ def instance(name, copy=0):
 def bare(name):
     """The environment as its own package makes it."""
     card = load_task(name)
-    return gymnasium.make(card.source_id, disable_env_checker=True, **card.kwargs)
+    env = gymnasium.make(card.source_id, disable_env_checker=True, **card.kwargs)
+    tidy_up(env.unwrapped)
+    return env
 
 
 def moves(task, seed, count, reach=1.0):
