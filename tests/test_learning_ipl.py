@@ -27,9 +27,9 @@ def judged(network, inputs, scale=10.0):
 @pytest.mark.parametrize("ends", [False, True])
 def test_the_first_losses_of_ipl_by_hand(ends):
     learner, batch = build("ipl", [0], **SETTINGS), draw_for([0])(0)
-    judges = learner.judges
+    judges = learner.critics
     with torch.no_grad():  # outputs begin near zero
-        for network in judges.networks().values():
+        for network in judges.networks.values():
             network.parameters["w2"].mul_(100)
     if ends:  # two segments end their task with their last step
         terminated = torch.zeros(batch.actions.shape[:3], dtype=torch.bool)
