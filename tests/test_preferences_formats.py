@@ -497,6 +497,14 @@ def test_a_pickle_with_a_forbidden_global_is_not_executed(tmp_path, capsys, what
     assert capsys.readouterr().out == ""
 
 
+def test_a_forbidden_pickle_is_refused_in_a_line(place: Path, capsys) -> None:
+    row_files(place)
+    Path("label_human").write_bytes(pickle.dumps([0, 1, Evil()]))
+    words = ["--rows", "rows_1", "rows_2", "--trajectories", "dots.hdf5", "--segment-length", "6"]
+    said = refused(capsys, "import", "label_human", *words, "--label-one-means", "second")
+    assert "label_human: it names builtins.print" in said
+
+
 @pytest.mark.parametrize("protocol", range(6))
 def test_arrays_and_lists_are_read_from_pickles(tmp_path: Path, protocol: int) -> None:
     for values in ([1, 0, -1], np.array([3, 1, 2], np.int32), np.array([0.5, 1])):

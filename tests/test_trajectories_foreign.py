@@ -5,6 +5,7 @@ import json
 import shutil
 import threading
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import gymnasium
@@ -16,12 +17,13 @@ from foreign_files import flat_arrays, write_d4rl
 from minari.data_collector import EpisodeBuffer
 
 from cpl_bench.cli.main import main
-from cpl_bench.core.dataset_cards import load_dataset_card
+from cpl_bench.core.dataset_cards import dataset_names, load_dataset_card
 from cpl_bench.core.errors import UserError
 from cpl_bench.experiments.library import label
 from cpl_bench.preferences.file import load_preferences
 from cpl_bench.trajectories.foreign import import_trajectories, is_imported, sha256_of
 from cpl_bench.trajectories.formats.d4rl import qlearning_rows, read_flat, trajectories_of
+from cpl_bench.trajectories.formats.d4rl_files import known_of
 from cpl_bench.trajectories.formats.minari import minari_root, read_trajectories
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
@@ -231,6 +233,18 @@ def test_without_the_package_it_is_said_how_to_install_it(places, capsys, monkey
     monkeypatch.setattr("cpl_bench.trajectories.formats.d4rl_files.find_spec", lambda name: None)
     card_of(places, "d4rl", "dots-medium-v2")
     assert "pip install --no-deps d4rl" in refused(capsys, places, "import", "mine.toml")
+
+
+def test_our_cards_name_d4rls_files() -> None:
+    if find_spec("d4rl") is None:
+        pytest.skip("the package d4rl is not installed: pip install --no-deps d4rl")
+    sources = [load_dataset_card(name).source for name in dataset_names()]
+    ours = [each for each in sources if each is not None and each.format == "d4rl"]
+    assert len(ours) == 26
+    for source in ours:
+        known = known_of(source.id)
+        assert known is not None and known.address.endswith(f"/{source.file}")
+        assert None not in known
 
 
 def test_an_unknown_d4rl_name_suggests_the_nearest(served, places, capsys) -> None:
