@@ -45,17 +45,17 @@ def read_record(minari_id: str) -> dict[str, Any] | None:
         metadata = read_json(path)
         if not isinstance(metadata, dict):
             raise UserError(f"{path} holds no table")
+        if "cpl_bench" in metadata:
+            return _record(metadata["cpl_bench"], path)
     except (OSError, UserError) as problem:
         raise UserError(
             f"{folder} is there and cannot be read ({problem}). It is left as it is: mend it, or "
             f"{LEAVE_IT}"
         ) from None
-    if "cpl_bench" not in metadata:
-        raise UserError(
-            f"{folder} holds a Minari dataset that cpl_bench collect did not write. It is left "
-            f"as it is; for data of our own, {LEAVE_IT}"
-        )
-    return _record(metadata["cpl_bench"], path)
+    raise UserError(
+        f"{folder} holds a Minari dataset that cpl_bench collect did not write. It is left as it "
+        f"is; for data of our own, {LEAVE_IT}"
+    )
 
 
 def minari_folder(minari_id: str) -> Path:
