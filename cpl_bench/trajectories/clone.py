@@ -187,7 +187,9 @@ def _read_clone(path: Path, levels: int) -> Clone | None:
             replace(policy, arrays={k: v[None] for k, v in policy.arrays.items()}).check_members()
     except (UserError, KeyError, TypeError):
         return None
-    numbers = all(type(each) is int for each in steps) and all(type(x) is float for x in score)
+    numbers = all(type(each) is int and each > 0 for each in steps) and all(
+        type(x) is float for x in score
+    )
     whole = len(steps) == len(score) == levels and numbers
     return Clone(policies, steps, score) if whole else None
 
