@@ -170,7 +170,7 @@ def test_sparse_labels_are_another_file(workshop: Path) -> None:
         (["train", "--data", "tiny.toml", "--device", "tpu", "sft"], "tpu"),
         (["train", "--data", "tiny.toml", "--seeds", "0", "sft"], "from 1 to 1,000"),
         (["train", "--data", "tiny.toml", "sft", "--policy.dropout", "1"], "in [0, 0.998]"),
-        (["train", "--data", "tiny.toml", "sft", "--policy.hidden", "-3"], "whole widths from 1 to 8,192"),
+        (["train", "--data", "tiny.toml", "sft", "--policy.hidden", "-3"], "from 1 to 8,192"),
         (["train", "--data", "tiny.toml", "cpl", "--alpha", "nan"], "alpha must be positive"),
         (["train", "--data", "tiny.toml", "--workers", "-1", "sft"], "from 1 to 1,024"),
         (["label", "tiny.toml", "--segments", "0"], "from 2 to"),

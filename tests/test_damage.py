@@ -386,6 +386,7 @@ def test_odd_clones_are_made_again(dots, tmp_path):
         (whole, about | {"score": []}),
         (whole, about | {"score": ["a", "b"]}),
         (whole, about | {"steps": 3}),
+        (whole, about | {"steps": [28, -1]}),
         (whole, {}),
     ):
         write_tensors(mine, arrays, said)

@@ -172,4 +172,4 @@ def _read_clone(path: Path, levels: int) -> Checkpoints | None:
         found = read_checkpoints(path, "It is made again.")
     except UserError:
         return None
-    return found if len(found.policies) == levels else None
+    return found if len(found.policies) == levels and min(found.steps) > 0 else None
