@@ -409,8 +409,8 @@ def test_a_segment_longer_than_every_episode_is_refused(tiny, copied, pool):
     [
         ({"scorer": "regrets"}, "Did you mean 'regret'"),
         ({"annotator": "orakle"}, "Did you mean 'oracle'"),
-        ({"segments": 1}, "number of segments must be a whole number from 2"),
-        ({"segment_length": -1}, "length of a segment must be a whole number from 1"),
+        ({"segments": 1}, "segments.count must be a whole number from 2"),
+        ({"segment_length": -1}, "segments.length must be a whole number from 1"),
         ({"pairs": "ranked"}, "ranked_size must lie between 2 .*, 20, .*got 0.* --ranked-size K"),
         ({"pairs": "ranked", "ranked_size": 1}, "between 2 and the number of segments, 20,.*got 1"),
         ({"pairs": "ranked", "ranked_size": 21}, "got 21"),
