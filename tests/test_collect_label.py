@@ -226,7 +226,10 @@ def test_an_id_can_be_written_again(tiny, copied, pool):
 @pytest.mark.parametrize("pairs", ["dense", "sparse", "ranked"])
 def test_labels_are_the_scorers(tiny, made, copied, pool, scorer, pairs):
     size = 4 if pairs == "ranked" else None
-    card = with_options(TINY, scorer=scorer, pairs=pairs, segments=21, ranked_size=size)
+    quick = {"steps": 3} if scorer == "advantage" else None
+    card = with_options(
+        TINY, scorer, pairs=pairs, segments=21, ranked_size=size, scorer_settings=quick
+    )
     preferences = load_preferences(label(card, pool))
     source = read_trajectories(TINY.minari_id)
     segments = segments_of(source, preferences.segment_starts, 8)
@@ -421,7 +424,7 @@ def test_options_that_cannot_be_are_refused(options, message):
 
 
 def test_a_card_with_an_unknown_scorer_is_refused(tiny, pool):
-    with pytest.raises(UserError, match="Known: partial_return, regret, return_regret"):
+    with pytest.raises(UserError, match="Known: advantage, goal_distance, partial_return, regret"):
         label(replace(tiny, labelling=Labelling(scorer="love")), pool)
 
 

@@ -42,13 +42,14 @@ def preference_path(card: DatasetCard) -> Path:
 
 
 def paths_scored_alike(card: DatasetCard) -> list[Path]:
-    """Preference files of this card, and of the one it extends, that have its scores."""
+    """Other preference files of this card, and of the one it extends, that have its scores."""
     folders = {card.name, Path(card.extends).stem or card.name}
     name = f"{_scored(card)}-*-seed{card.seed}.safetensors"
     return [
         path
         for folder in sorted(folders)
         for path in sorted((data_root() / "preferences" / folder).glob(name))
+        if path != preference_path(card)
     ]
 
 
