@@ -288,8 +288,9 @@ def test_a_second_training_in_the_folder_is_refused(training, workshop):
     assert (folder / "state.safetensors").exists()
 
 
-def test_a_pipe_that_closes_is_no_error(workshop):
-    process = begin(workshop, "list")
+@pytest.mark.parametrize("word", ["list", "--help", "--version"])
+def test_a_pipe_that_closes_is_no_error(workshop, word):
+    process = begin(workshop, word)
     assert process.stdout is not None
     process.stdout.close()
     assert process.stderr is not None

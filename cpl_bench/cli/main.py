@@ -66,30 +66,17 @@ times as often, which takes the cores from whatever else wants one (docs/perform
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code (2 for the user's mistakes, without a traceback)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(INTRODUCTION + "\n".join(f"  {name:<11}{text}" for name, text in VERBS.items()))
-        return 0
-    if words[0] == "--version":
-        from importlib.metadata import version
-
-        print(version("cpl-bench"))
-        return 0
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
     try:
         with stops_heard():
-            if words[0] not in VERBS:
-                raise unknown_name("verb", words[0], VERBS)
-            from cpl_bench.cli.verbs import call
-
-            call(words[0], words[1:])
+            _answer(words)
             sys.stdout.flush()
     except UserError as mistake:
         print(f"cpl-bench: {visible(str(mistake))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
-        print(f"\ncpl-bench: stopped. {AFTER_A_STOP.get(words[0], '')}", file=sys.stderr)
+        advice = AFTER_A_STOP.get(words[0], "") if words else ""
+        print(f"\ncpl-bench: stopped. {advice}", file=sys.stderr)
         return 128 + number
     except BrokenPipeError:  # whoever read has enough, as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -98,6 +85,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cpl-bench: {visible(said_of(problem))}", file=sys.stderr)
         return 2
     return 0
+
+
+def _answer(words: Sequence[str]) -> None:
+    if not words or words[0] in ("-h", "--help"):
+        print(INTRODUCTION + "\n".join(f"  {name:<11}{text}" for name, text in VERBS.items()))
+        return
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("cpl-bench"))
+        return
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
+    if words[0] not in VERBS:
+        raise unknown_name("verb", words[0], VERBS)
+    from cpl_bench.cli.verbs import call
+
+    call(words[0], words[1:])
 
 
 @contextmanager
