@@ -811,11 +811,12 @@ def fuzz(minutes: float, seed: int, only: list[str], found: Path) -> int:
                 if each.kind not in findings:
                     print(f"--- {name}: {each.file}\n{each.what}", flush=True)
                 findings.setdefault(each.kind, each)
-            if outside := set(escaped(base, workshop)) - before:
+            outside = set(escaped(base, workshop)) - before
+            if outside and name != COMMAND_LINE:  # there the user says where
                 each = Finding(name, f"it wrote {sorted(map(str, outside))}", "")
                 print(f"--- {name}: {each.what}", flush=True)
                 findings.setdefault(each.kind, each)
-                before |= outside
+            before |= outside
             shutil.rmtree(workshop)
             shutil.copytree(master, workshop)
             os.chdir(workshop)

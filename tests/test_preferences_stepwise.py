@@ -92,7 +92,7 @@ def test_settings_name_another_goal_than_the_card():
 
 # --- Advantage ---
 
-QUICK = CriticSettings(steps=350, transitions=64, expectile=0.5, gamma=0.0, width=32)
+QUICK = CriticSettings(steps=700, transitions=64, expectile=0.5, gamma=0.0, width=32)
 
 
 def test_without_a_future_the_advantage_is_the_reward_less_its_mean():
@@ -101,7 +101,7 @@ def test_without_a_future_the_advantage_is_the_reward_less_its_mean():
     paid = 5 * actions[:, :, 0]
     data = [episode(np.ones((11, 2)), a, r) for a, r in zip(actions, paid, strict=True)]
     found = np.stack(advantages(data, QUICK))
-    np.testing.assert_allclose(found, paid - paid.mean(), atol=0.15)
+    np.testing.assert_allclose(found, paid - paid.mean(), atol=0.5)  # of 6
 
 
 def test_the_last_step_is_followed_by_what_was_seen_last_unless_the_task_ended():
@@ -112,7 +112,7 @@ def test_the_last_step_is_followed_by_what_was_seen_last_unless_the_task_ended()
             episode([here, there, there], [[0.5], [-0.5]], [0.0, 1.0], terminated),
             episode([here, here], [[-0.5]], [0.0]),  # cut by time
         ]
-        settings = replace(QUICK, gamma=0.5, steps=450, expectile=0.9)
+        settings = replace(QUICK, gamma=0.5, steps=800, expectile=0.9)
         went, stayed = advantages(data * 20, settings)[:2]
         # in the first room going is worth γ·worth, staying γ·V of that room, V near the better
         better = 0.5 * worth
