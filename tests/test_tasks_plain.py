@@ -400,11 +400,11 @@ def test_a_return_is_normalised_between_two_references(tmp_path):
 def test_importing_the_registry_reads_each_card_once():
     code = (
         "import json, pathlib\n"
-        "read, counts = pathlib.Path.read_text, {}\n"
+        "read, counts = pathlib.Path.read_bytes, {}\n"
         "def counted(self, *arguments, **named):\n"
         "    counts[str(self)] = counts.get(str(self), 0) + 1\n"
         "    return read(self, *arguments, **named)\n"
-        "pathlib.Path.read_text = counted\n"
+        "pathlib.Path.read_bytes = counted\n"
         "import cpl_bench.tasks.registry\n"
         "print(json.dumps({p: n for p, n in counts.items() if p.endswith('.toml')}))\n"
     )
@@ -478,7 +478,7 @@ def test_each_step_of_a_chunk_is_drawn_with_its_own_deviation():
 
 
 def test_a_policy_that_cannot_be_is_refused():
-    with pytest.raises(UserError, match="Of a chunk of 2 steps 3 cannot be executed"):
+    with pytest.raises(UserError, match="executed must be a whole number from 0 to 2, not 3"):
         replace(planning(6, 2, 2), replan=3)
     arrays = constant(3, 0.1, 0.1).arrays
     with pytest.raises(UserError, match="an array 'std'; got w0, b0"):
