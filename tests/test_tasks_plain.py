@@ -483,9 +483,10 @@ def test_a_policy_that_cannot_be_is_refused():
     arrays = constant(3, 0.1, 0.1).arrays
     with pytest.raises(UserError, match="an array 'std'; got w0, b0"):
         PolicyWeights("gaussian", arrays)
-    for kind, chunk_length in (("deterministic", 0), ("discrete", 1)):
-        with pytest.raises(UserError, match="deterministic or gaussian with chunks of at least 1"):
-            PolicyWeights(kind, arrays, chunk_length)
+    with pytest.raises(UserError, match="of a policy's chunks must be a whole number from 1 to"):
+        PolicyWeights("deterministic", arrays, 0)
+    with pytest.raises(UserError, match="A policy is deterministic or gaussian, not 'discrete'"):
+        PolicyWeights("discrete", arrays)
 
 
 def test_members_are_split_with_their_kind_and_chunks():
