@@ -97,7 +97,7 @@ def test_perceptrons_are_policies():
 
 def test_deviations_and_chunks_must_fit_the_outputs():
     arrays = layers(4, 6)
-    fitting = PolicyWeights("gaussian", arrays | {"std": np.ones((2, 6))}, 3, 1)
+    fitting = PolicyWeights("gaussian", arrays | {"std": np.ones((2, 6), np.float32)}, 3, 1)
     fitting.check_members()
     assert (fitting.sizes, fitting.executed_steps) == ((4, 2), 1)
     for std in (np.ones((2, 2)), np.ones(6), -np.ones((2, 6))):
