@@ -17,7 +17,7 @@ Deviations: the paper's candidates are answers that the cloned policy gives to o
 are segments of the behaviour data, of any state, and r_max is the largest among the candidates of
 a gradient step. They are drawn anew in each, so are those accepted, of which the first `segments`
 are compared; fewer than two teach nothing. The paper's α (there γ) is 0.05 and β 0.5. The laptop
-preset accepts more, β = 10, and scores as its DPO does, α = 0.1. A reward tells states apart as well
+preset accepts more, β = 10, and scores as DPO's does, α = 0.1. A reward tells states apart as well
 as actions: rejection keeps the segments of good states, and on the point mass the policy then loses
 its way elsewhere. Without rejection it did better there.
 """
