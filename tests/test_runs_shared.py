@@ -22,7 +22,6 @@ SETTINGS = {
     "sft": SMALL | {"clone": CLONE, "steps": 36},
     "cpl": SMALL | {"clone": CLONE, "steps": 36},
     "dpo": SMALL | {"clone": CLONE, "steps": 36},
-    "ipo": SMALL | {"clone": CLONE, "steps": 36},
     "rso": SMALL | {"clone": CLONE, "reward": JUDGES["reward"], "steps": 36},
     "ppo": SMALL
     | JUDGES
@@ -102,7 +101,7 @@ def kept(runs):
 
 def test_one_cloning_serves_every_method_that_begins_with_it(run, cloned, tmp_path):
     together, alone = tmp_path / "together", tmp_path / "alone"
-    cloning = ("sft", "cpl", "dpo", "ipo", "rso", "ppo")
+    cloning = ("sft", "cpl", "dpo", "rso", "ppo")
     for algorithm in cloning:
         run(together, algorithm)
     assert cloned == list(range(24))

@@ -17,9 +17,9 @@ Deviations: the paper's candidates are answers that the cloned policy gives to o
 are segments of the behaviour data, of any state, and r_max is the largest among the candidates of
 a gradient step. They are drawn anew in each, so are those accepted, of which the first `segments`
 are compared; fewer than two teach nothing. The paper's α (there γ) is 0.05 and β 0.5. The laptop
-preset accepts more, β = 2, and scores as its DPO does, α = 0.1. A reward tells states apart as well
+preset accepts more, β = 10, and scores as DPO's does, α = 0.1. A reward tells states apart as well
 as actions: rejection keeps the segments of good states, and on the point mass the policy then loses
-its way elsewhere. Soft labels without rejection did better there.
+its way elsewhere. Without rejection it did better there.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class RSOConfig:
 
 PAPER = RSOConfig()
 LAPTOP = RSOConfig(
-    beta=2.0,
+    beta=10.0,
     alpha=0.1,
     reward=settings.LAPTOP_REWARD,
     policy=settings.LAPTOP_POLICY,
