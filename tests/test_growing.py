@@ -100,12 +100,13 @@ def test_a_loss_variant_of_cpl_is_a_function_and_three_lines(outside, dots):
     """The hinge of SLiC, as CONTRIBUTING's checklist would have it written into cpl.py."""
     text = CPL.read_text()
     changes = {
-        "    alpha: float = 0.1\n": "    margin: float = 0.0\n    alpha: float = 0.1\n",
-        'refuse(self, {"lam": within,': 'refuse(self, {"margin": NOT_NEGATIVE, "lam": within,',
-        "        loss = contrast\n": "        loss = contrast = contrast if not self.config.margin "
-        "else averaged(hinge(first, second, answers, self.config.margin), weight)\n",
-        "\n\nclass CPL:": "\n\ndef hinge(first, second, answers, margin):\n"
-        "    return (margin - (second - first) * (2 * answers - 1)).clamp_min(0)\n\n\nclass CPL:",
+        "    alpha: float = 0.1\n": "    lead: float = 0.0\n    alpha: float = 0.1\n",
+        'refuse(self, {"lam": within,': 'refuse(self, {"lead": NOT_NEGATIVE, "lam": within,',
+        "        loss = contrast\n": "        "
+        "ends = of_comparisons(scores, batch.first, batch.second)\n        loss = contrast = contrast if not config.lead else "
+        "averaged(hinge(*ends, batch.prefers_second, config.lead), batch.weight)\n",
+        "\n\nclass CPL:": "\n\ndef hinge(first, second, answers, lead):\n"
+        "    return (lead - (second - first) * (2 * answers - 1)).clamp_min(0)\n\n\nclass CPL:",
     }
     for before, after in changes.items():
         assert text.count(before) == 1, before
@@ -115,7 +116,7 @@ def test_a_loss_variant_of_cpl_is_a_function_and_three_lines(outside, dots):
     preferences = load_preferences(dots[2])
     plain = trained("hinged:ENTRY", "laptop", small, preferences)
     ours = trained("cpl", "laptop", small, preferences)
-    hinged = trained("hinged:ENTRY", "laptop", {**small, "margin": 0.5}, preferences)
+    hinged = trained("hinged:ENTRY", "laptop", {**small, "lead": 0.5}, preferences)
     assert torch.equal(plain[1]["contrast_loss"], ours[1]["contrast_loss"])
     assert not torch.equal(hinged[1]["contrast_loss"], ours[1]["contrast_loss"])
     assert torch.equal(hinged[0]["clone_loss"], ours[0]["clone_loss"])

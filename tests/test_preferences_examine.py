@@ -135,7 +135,7 @@ def test_the_measured_noise_of_a_file_is_the_teachers(own, pool, capsys):
     said = capsys.readouterr().out
     assert f"{found.flipped:.1%} of {found.answers:,} answers go against regret" in said
     assert path.with_name(f"{path.stem}-coverage.png").is_file()
-    with pytest.raises(UserError, match="take a card, not a file"):
+    with pytest.raises(UserError, match="is only looked at"):
         inspect(str(path), probe=True)
 
 

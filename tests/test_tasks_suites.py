@@ -16,7 +16,7 @@ from gymnasium.utils.env_checker import check_env
 from cpl_bench.core.cards import load_task, task_cards
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.folders import card_folder
-from cpl_bench.core.toml import read_toml
+from cpl_bench.core.tables import read_toml
 from cpl_bench.tasks.fetch import FetchTask
 from cpl_bench.tasks.metaworld import MetaWorldTask
 from cpl_bench.tasks.pointmass import PointMassTask
