@@ -103,7 +103,8 @@ def test_a_loss_variant_of_cpl_is_a_function_and_three_lines(outside, dots):
         "    alpha: float = 0.1\n": "    lead: float = 0.0\n    alpha: float = 0.1\n",
         'refuse(self, {"lam": within,': 'refuse(self, {"lead": NOT_NEGATIVE, "lam": within,',
         "        loss = contrast\n": "        "
-        "ends = of_comparisons(scores, batch.first, batch.second)\n        loss = contrast = contrast if not config.lead else "
+        "ends = of_comparisons(scores, batch.first, batch.second)\n        "
+        "loss = contrast = contrast if not config.lead else "
         "averaged(hinge(*ends, batch.prefers_second, config.lead), batch.weight)\n",
         "\n\nclass CPL:": "\n\ndef hinge(first, second, answers, lead):\n"
         "    return (lead - (second - first) * (2 * answers - 1)).clamp_min(0)\n\n\nclass CPL:",
