@@ -248,6 +248,7 @@ def test_segments_shorter_than_a_chunk_are_refused(dots, name):
     ("name", "settings", "said"),
     [
         ("piql", {"chunk": 2}, "policy.chunk must be 1, not 2: P-IQL learns what single actions"),
+        ("ipl", {"chunk": 2}, "policy.chunk must be 1, not 2: IPL learns what single actions"),
         ("ppo", {"chunk": 8}, "policy.chunk must be 1, not 8: preference-PPO learns what single"),
         ("ppo", {"variance": "learned"}, "preference-PPO has a σ of its own, see std"),
         ("sft", {"chunk": 0}, r"policy\.chunk must be a whole number from 1"),

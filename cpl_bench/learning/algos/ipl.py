@@ -30,6 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cpl_bench.learning import config as settings
+from cpl_bench.learning.chunks import refuse_for_values
 from cpl_bench.learning.config import Optimiser, PolicyConfig, ValueConfig
 from cpl_bench.learning.contrast import accuracy, contrast_loss, likelihoods
 from cpl_bench.learning.critics import Critics, judging
@@ -83,6 +84,7 @@ class IPLConfig:
                 "segments": settings.SEGMENTS,
             },
         )
+        refuse_for_values(self.policy, "IPL")
 
 
 PAPER = IPLConfig()
