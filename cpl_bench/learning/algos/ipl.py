@@ -74,16 +74,12 @@ class IPLConfig:
             self,
             {
                 "regularisation": settings.NOT_NEGATIVE,
-                "value_scale": positive,
-                "expectile": ("in (0, 1)", lambda value: 0 < value < 1),
                 "temperature": positive,
                 "largest_weight": positive,
-                "gamma": ("in [0, 1)", lambda value: 0 <= value < 1),
-                "polyak": ("in (0, 1]", lambda value: 0 < value <= 1),
-                "steps": settings.COUNT,
                 "segments": settings.SEGMENTS,
             },
         )
+        judging(self)  # which refuses its own
         refuse_for_values(self.policy, "IPL")
 
 
