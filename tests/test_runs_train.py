@@ -399,7 +399,8 @@ class Watching:
         self.pool, self.seconds, self.noted, self.went_on = pool, seconds, [], []
 
     def episodes(self, *arguments, **options):
-        evaluated, until = len(self.noted), time.monotonic() + self.seconds
+        evaluated, last = len(self.noted), len(self.went_on) == len(EVALUATED) - 1
+        until = time.monotonic() + (0 if last else self.seconds)  # after the last nothing comes
         while len(self.noted) == evaluated and time.monotonic() < until:
             time.sleep(0.01)
         self.went_on.append(len(self.noted) > evaluated)
@@ -419,7 +420,7 @@ def test_training_goes_on_meanwhile_where_a_core_is_free(
     monkeypatch.setattr(Monitor, "note", noted)
     monkeypatch.setattr("cpl_bench.runs.train._cores_are_free", lambda device: free)
     folder = start(tmp_path, pool=watching)
-    assert watching.went_on[:-1] == [free] * (len(EVALUATED) - 1)  # after the last nothing comes
+    assert watching.went_on[:-1] == [free] * (len(EVALUATED) - 1)
     assert contents(folder) == contents(whole)
 
 
