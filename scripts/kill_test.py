@@ -62,15 +62,19 @@ algorithm = "cpl"
 """
 SMALL = ["--policy.hidden", "16", "16", "--steps", "100"]
 CLONE = ["--clone.steps", "40", "--segments", "8"]
-REWARD = ["--reward.steps", "20", "--reward.hidden", "16", "16", "--value.hidden", "16", "16"]
+REWARD = ["--reward.steps", "20", "--reward.hidden", "16", "16"]
+VALUE = ["--value.hidden", "16", "16"]
 COLLECTION = ["--collection.transitions", "80", "--collection.minibatch", "20"]
 COLLECTION += ["--collection.epochs", "2", "--collection.value-only", "1"]
 METHODS = {
     "sft": [*SMALL, *CLONE],
     "cpl": [*SMALL, *CLONE],
+    "dpo": [*SMALL, *CLONE],
+    "rso": [*SMALL, *CLONE, *REWARD],
     "percent-bc": SMALL,
-    "piql": [*SMALL, *REWARD, "--segments", "8"],
-    "ppo": [*SMALL, *CLONE, *REWARD, *COLLECTION],
+    "piql": [*SMALL, *REWARD, *VALUE, "--segments", "8"],
+    "ipl": [*SMALL, *VALUE, "--segments", "8"],
+    "ppo": [*SMALL, *CLONE, *REWARD, *VALUE, *COLLECTION],
 }
 TRAIN = ["train", "--data", "tiny.toml", "--seeds", "2", "--evaluate-every", "20"]
 COMMANDS = {
