@@ -60,6 +60,7 @@ def tiny():
     """By method, complete: no preset reaches the golden curves."""
     widths = (16, 16)
     policy = {"hidden": widths, "dropout": 0.25, "standardise": False, "average": 0.0}
+    policy |= {"variance": "fixed"}
     clone = {"steps": 5, "optimiser": adam(1e-2), "transitions": 0}
     reward = {
         "source": "learned",
@@ -74,23 +75,24 @@ def tiny():
     }
     shared = {"policy": policy, "steps": 12}
     contrast = {"clone": clone, "contrast": adam(1e-2, warmup_steps=3), "segments": SEGMENTS}
-    dpo = {**shared, **contrast, "beta": 0.1, "margin": 1.0, "smoothing": 0.0}
+    cpl = {
+        **shared,
+        **contrast,
+        "lam": 0.5,
+        "alpha": 0.1,
+        "bc_weight": 0.0,
+        "reference": False,
+        "objective": "logistic",
+        "margin": 1.0,
+        "smoothing": 0.0,
+        "score": "alpha_times_sum",
+        "temperature": 1.0,
+    }
+    dpo = {**cpl, "lam": 1.0, "reference": True}
     return {
         "sft": {**shared, "clone": clone, "segments": SEGMENTS},
-        "cpl": {
-            **shared,
-            **contrast,
-            "lam": 0.5,
-            "alpha": 0.1,
-            "bc_weight": 0.0,
-            "reference": False,
-            "objective": "logistic",
-            "margin": 1.0,
-            "smoothing": 0.0,
-            "score": "alpha_times_sum",
-            "temperature": 1.0,
-        },
-        "dpo": {**dpo, "objective": "logistic"},
+        "cpl": cpl,
+        "dpo": dpo,
         "ipo": {**dpo, "objective": "ipo"},
         "rso": {
             **shared,
@@ -171,8 +173,8 @@ def enough():
     return {
         "sft": {**shared, "clone": clone, "segments": 32},
         "cpl": {**shared, **contrast, "lam": 0.75, "alpha": 1.0},
-        "dpo": {**shared, **contrast, **short, "steps": 900, "beta": 3.0},
-        "ipo": {**shared, **contrast, **short, "beta": 0.3},
+        "dpo": {**shared, **contrast, **short, "steps": 900, "alpha": 3.0},
+        "ipo": {**shared, **contrast, **short, "alpha": 0.3},
         "rso": {
             **shared,
             **contrast,
@@ -536,7 +538,7 @@ def test_a_worker_acts_as_the_policy_does(name):
         found = planner(policy)([None] * 50, observations[member].numpy())  # (50, steps, a)
         np.testing.assert_allclose(found[:, 0], actions[member], atol=1e-6)
         wanted = algorithm.config.policy
-        assert found.shape[1] == wanted.replan or wanted.chunk
+        assert found.shape[1] == (wanted.replan or wanted.chunk)
         assert ("std" in policy.arrays) == (wanted.variance == "learned")
 
 

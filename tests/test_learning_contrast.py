@@ -5,9 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_learning_algos import assert_same, build, draw_for, numpy_log_probs, train
+from test_learning_algos import (
+    assert_same,
+    build,
+    draw_for,
+    numpy_log_probs,
+    phase_of,
+    train,
+)
 
 from cpl_bench.core.errors import UserError
+from cpl_bench.learning.algos.rso import compared
 from cpl_bench.learning.contrast import Reference, contrast_loss, likelihoods
 from cpl_bench.learning.losses import averaged, of_comparisons, preference_nll
 from cpl_bench.learning.methods import configured, find_method
@@ -39,7 +47,7 @@ def assert_other_training(one, other):
 
 
 def test_dpo_is_cpl_relative_to_the_clone_with_lambda_one():
-    dpo = trained("dpo", beta=0.3)
+    dpo = trained("dpo", alpha=0.3)
     assert_equal_training(dpo, trained("cpl", reference=True, lam=1.0, alpha=0.3))
     assert_other_training(dpo, trained("cpl", reference=False, lam=1.0, alpha=0.3))
     assert_other_training(dpo, trained("cpl", reference=True, lam=0.5, alpha=0.3))
@@ -207,16 +215,63 @@ def test_the_first_contrast_of_dpo_by_hand():
 
 
 @pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("cpl", {"lam": 0.3}),
+        ("cpl", {"objective": "hinge"}),
+        ("cpl", {"objective": "hinge", "margin": 0.4}),
+        ("cpl", {"objective": "ipo"}),
+        ("cpl", {"smoothing": 0.2}),
+        ("dpo", {"smoothing": 0.2}),
+        ("dpo", {"objective": "hinge", "margin": 0.4}),
+        ("ipo", {}),
+        ("rso", {"lam": 0.3}),
+        ("rso", {"objective": "hinge", "margin": 0.4}),
+        ("rso", {"objective": "ipo"}),
+    ],
+)
+def test_settings_reach_the_loss(name, settings):
+    """Of a policy that has left its reference, whose margins are not all 0."""
+    plain = {"rso": {"rejection": False, "segments": 8}}.get(name, {})
+    learner = build(name, [0], **DRY, **plain, **settings)
+    draw, config = draw_for([0]), learner.config
+    contrast = phase_of(learner, "contrast").update
+    contrast(draw(0))
+    batch = draw(1)
+    if name == "rso":
+        places = learner._accepted(learner.reward.segment_sums(batch), batch)
+        batch = compared(batch, learner.reward.segment_sums(batch), places, "hard")
+    log_probs = learner.policy.log_probs(batch)
+    if learner.reference:
+        log_probs = log_probs - learner.reference.log_probs(batch)
+    margins = of_comparisons(config.alpha * log_probs.sum(2), batch.first, batch.second)
+    first, second = (each[0].detach().double().numpy() for each in margins)
+    y, ε = batch.prefers_second[0].numpy(), settings.get("smoothing", 0)
+    y = (1 - ε) * y + ε * (1 - y)
+    of = {
+        "logistic": lambda lead: np.logaddexp(0, -lead),
+        "hinge": lambda lead: np.maximum(0, config.margin - lead),
+        "ipo": lambda lead: (lead - 0.5) ** 2,
+    }[config.objective]
+    lam = settings.get("lam", config.lam)
+    expected = np.mean(y * of(second - lam * first) + (1 - y) * of(first - lam * second))
+    found = contrast(draw(1))["contrast_loss"].item()
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert abs(found - np.log(2)) > 1e-4
+
+
+@pytest.mark.parametrize(
     ("name", "settings", "said"),
     [
         ("cpl", {"objective": "hing"}, "'objective' must be 'logistic' or 'hinge' or 'ipo' or"),
-        ("dpo", {"objective": "ranking"}, "'objective' must be 'logistic' or 'hinge' or 'ipo'"),
+        ("cpl", {"margin": 2}, "margin must be 1 where there is no hinge"),
+        ("cpl", {"temperature": 2}, "temperature must be 1 where the score is a sum"),
         ("cpl", {"objective": "ranking", "smoothing": 0.1}, "smoothing must be 0 for a ranking"),
         ("dpo", {"smoothing": 0.5}, r"smoothing must be in \[0, 0.5\)"),
         ("cpl", {"margin": 0}, "margin must be positive"),
         ("cpl", {"temperature": 0}, "temperature must be positive"),
         ("cpl", {"score": "mean"}, "'score' must be 'alpha_times_sum' or 'mean_over_temperature'"),
-        ("dpo", {"beta": -1}, "beta must be positive"),
+        ("dpo", {"alpha": -1}, "alpha must be positive"),
         ("dpo", {"clone": {"steps": 0}}, "A reference is the clone, and clone.steps = 0 make none"),
         ("cpl", {"reference": True, "clone": {"steps": 0}}, "A reference is the clone"),
     ],
@@ -236,7 +291,11 @@ def test_what_cannot_be_is_refused(name, settings, said):
         ("cpl", {"lam": 1, "objective": "hinge", "bc_weight": 1}, "CPL(BC, hinge)"),
         ("cpl", {"lam": 1, "clone": {"steps": 0}}, "CPL(not cloned)"),
         ("cpl", {"lam": 1, "score": "mean_over_temperature"}, "CPL(mean score)"),
+        ("cpl", {"lam": 1, "reference": True}, "DPO"),
         ("dpo", {}, "DPO"),
+        ("dpo", {"lam": 0.5}, "CPL(KL, λ=0.5)"),
+        ("ipo", {"lam": 0.5}, "CPL(KL, IPO, λ=0.5)"),
+        ("dpo", {"objective": "ranking"}, "DPO(ranking)"),
         ("dpo", {"smoothing": 0.1}, "DPO(ε=0.1)"),
         ("dpo", {"objective": "hinge"}, "DPO(hinge)"),
         ("ipo", {}, "IPO"),

@@ -8,7 +8,7 @@ import torch
 from test_learning_algos import assert_same, build, draw_for, phase_of
 
 from cpl_bench.core.errors import UserError
-from cpl_bench.learning.algos.rso import ACCEPT_STREAM, compared
+from cpl_bench.learning.algos.rso import ACCEPT_STREAM, accepted_first, compared
 from cpl_bench.learning.losses import acceptance
 from cpl_bench.learning.methods import configured, find_method
 from cpl_bench.learning.random_bits import member_keys, uniform
@@ -30,17 +30,36 @@ def test_the_rate_of_acceptance_is_the_analytic_one():
     assert (rates[chances == 1] == steps).all(), "the best is always accepted"
 
 
-def test_what_is_accepted_is_distributed_as_the_exponential_of_the_reward():
-    """Of uniform candidates with r ~ {0, 1, 2}, those accepted have odds 1 : e^{1/β} : e^{2/β}."""
-    beta, steps = 1.5, 400
-    draw, counts = np.random.default_rng(0), np.zeros(3)
-    for step in range(steps):
-        rewards = torch.tensor(draw.integers(0, 3, (1, 64)), dtype=torch.float32)
-        drawn = uniform(member_keys([0]), torch.tensor(step), ACCEPT_STREAM, 64)
-        for r in rewards[drawn < acceptance(rewards, beta)].int().tolist():
-            counts[r] += 1
-    expected = np.exp(np.arange(3) / beta)
-    np.testing.assert_allclose(counts / counts.sum(), expected / expected.sum(), atol=0.015)
+def rejected_one_by_one(rewards, beta, wanted, draw):
+    """The paper's rejection: candidates are tried until one is accepted, then without it."""
+    left, accepted = list(range(len(rewards))), []
+    while len(accepted) < wanted:
+        i = left[draw.integers(len(left))]
+        largest = max(rewards[j] for j in left)
+        if draw.random() < np.exp((rewards[i] - largest) / beta):
+            accepted.append(i)
+            left.remove(i)
+    return accepted
+
+
+def test_what_is_accepted_is_what_the_papers_algorithm_accepts():
+    """How often each of six is among the first, and among the two that are accepted."""
+    rewards, beta, rounds = np.array([0.0, 0.2, 0.5, 0.9, 1.4, 1.5]), 0.5, 20_000
+    log_odds = torch.tensor(rewards[None] / beta, dtype=torch.float32).expand(rounds, -1)
+    drawn = uniform(member_keys(range(rounds)), torch.tensor(3), ACCEPT_STREAM, 6)
+    places = accepted_first(log_odds, drawn).numpy()
+    first = np.bincount(places[:, 0], minlength=6) / rounds
+    expected = np.exp(rewards / beta) / np.exp(rewards / beta).sum()
+    np.testing.assert_allclose(first, expected, atol=0.015)
+    draw = np.random.default_rng(0)
+    theirs = [rejected_one_by_one(rewards, beta, 2, draw) for _ in range(rounds)]
+    ours = np.bincount(places[:, :2].ravel(), minlength=6) / rounds
+    np.testing.assert_allclose(ours, np.bincount(np.ravel(theirs)) / rounds, atol=0.015)
+
+
+def test_the_least_of_uniform_numbers_is_accepted_last():
+    order = accepted_first(torch.zeros(1, 3), torch.tensor([[0.0, 1 - 2**-24, 0.5]]))
+    assert order.tolist() == [[1, 2, 0]]
 
 
 def test_uniform_numbers_are_uniform_and_their_own():
@@ -52,28 +71,27 @@ def test_uniform_numbers_are_uniform_and_their_own():
     assert torch.equal(one[:7], uniform(member_keys([5]), torch.tensor(0), 9, 7)[0])
 
 
-def test_the_first_accepted_are_compared_and_the_rest_weigh_nothing():
+def test_all_pairs_of_the_accepted_are_labelled_by_their_rewards():
     candidates = draw_for([0, 1])(0)
     rewards = torch.tensor([[0.0, 3, 1, 2, 5, 4, 6, 7], [1.0, 1, 0, 9, 9, 9, 9, 9]])
-    accepted = torch.tensor([[0, 1, 0, 1, 1, 0, 1, 1], [1, 1, 1, 0, 0, 0, 0, 0]]) > 0
-    batch = compared(candidates, rewards, accepted, 4, "hard")
+    places = torch.tensor([[1, 3, 4, 6], [0, 1, 2, 3]])
+    batch = compared(candidates, rewards, places, "hard")
     assert torch.equal(batch.observations[0], candidates.observations[0, [1, 3, 4, 6]])
-    assert torch.equal(batch.actions[1, :3], candidates.actions[1, :3])
+    assert torch.equal(batch.actions[1], candidates.actions[1, :4])
     pairs = list(zip(batch.first[0].tolist(), batch.second[0].tolist(), strict=True))
     assert pairs == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
     assert batch.prefers_second[0].tolist() == [0, 1, 1, 1, 1, 1]  # 3, 2, 5, 6
-    assert batch.weight[0].tolist() == [1] * 6
-    assert batch.weight[1].tolist() == [1, 1, 0, 1, 0, 0]  # three of four were accepted
-    assert batch.prefers_second[1, :2].tolist() == [0.5, 0]
-    soft = compared(candidates, rewards, accepted, 4, "soft").prefers_second[0, :2]
+    assert batch.prefers_second[1].tolist() == [0.5, 0, 1, 0, 1, 1]  # 1, 1, 0, 9
+    assert (batch.weight == 1).all()
+    soft = compared(candidates, rewards, places, "soft").prefers_second[0, :2]
     expected = [1 / (1 + np.exp(3 - 2)), 1 / (1 + np.exp(3 - 5))]
     assert soft.tolist() == pytest.approx(expected, rel=1e-6)
 
 
 def test_soft_labels_of_certain_rewards_are_hard_ones():
-    candidates, whole = draw_for([0, 1])(0), torch.ones(2, 8, dtype=torch.bool)
+    candidates, whole = draw_for([0, 1])(0), torch.arange(8).expand(2, -1)
     rewards = 1e4 * torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
-    hard, soft = (compared(candidates, rewards, whole, 8, each) for each in ("hard", "soft"))
+    hard, soft = (compared(candidates, rewards, whole, each) for each in ("hard", "soft"))
     assert torch.equal(hard.prefers_second, soft.prefers_second)
 
 
@@ -83,7 +101,7 @@ def test_a_reward_that_says_what_the_answers_say_makes_it_dpo(labels, monkeypatc
     learner = build(
         "rso", [0, 1], rejection=False, labels=labels, segments=8, alpha=0.1, policy={"dropout": 0}
     )
-    dpo, draw = build("dpo", [0, 1], beta=0.1, policy={"dropout": 0}), draw_for([0, 1])
+    dpo, draw = build("dpo", [0, 1], alpha=0.1, policy={"dropout": 0}), draw_for([0, 1])
 
     def hidden(batch):  # the score that answers them
         size = batch.actions.shape[-1]
@@ -95,28 +113,32 @@ def test_a_reward_that_says_what_the_answers_say_makes_it_dpo(labels, monkeypatc
         found = phase_of(learner, "contrast").update(draw(step))
         expected = phase_of(dpo, "contrast").update(draw(step))
         assert torch.equal(found["contrast_loss"], expected["contrast_loss"])
-        assert (found["accepted"] == 1).all()
     assert_same(learner.policy.parameters, dpo.policy.parameters)
 
 
-def test_where_one_alone_is_accepted_nothing_is_learned():
-    learner, batch = build("rso", [0, 1], beta=1e-6), draw_for([0, 1])(0)
+def test_where_beta_is_small_the_best_are_compared():
+    learner, batch = build("rso", [0, 1], beta=1e-6, segments=3), draw_for([0, 1])(0)
     with torch.no_grad():  # rewards that no two segments share
         learner.reward.networks["reward"].parameters["w1"].mul_(50)
-    before = {name: value.detach().clone() for name, value in learner.policy.parameters.items()}
+    rewards = learner.reward.segment_sums(batch)
+    places = learner._accepted(rewards, batch)
+    assert torch.equal(places, rewards.argsort(1, descending=True)[:, :3])
     metrics = phase_of(learner, "contrast").update(batch)
-    assert (metrics["accepted"] == 1 / 8).all()
-    assert not metrics["contrast_loss"].any()
-    assert_same(learner.policy.parameters, before)
+    assert (metrics["acceptance"] == 1 / 8).all()
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"segments": 33}, "segments must be a whole number from 2 to the 32 candidates, not 33"),
+        ({"segments": 65}, "segments must be a whole number from 2 to the 64 candidates, not 65"),
         ({"beta": 0}, "beta must be positive"),
         ({"labels": "warm"}, "'labels' must be 'hard' or 'soft'"),
         ({"reward": {"source": "true"}}, "source must be learned: it labels"),
+        (
+            {"reward": {"pessimism": 1.0, "ensemble": 3}},
+            "pessimism must be 0: the ensemble's mean labels",
+        ),
+        ({"margin": 2}, "margin must be 1 where there is no hinge"),
         ({"clone": {"steps": 0}}, "A reference is the clone"),
     ],
 )

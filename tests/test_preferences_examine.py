@@ -21,9 +21,11 @@ from cpl_bench.preferences.examine import (
     noise,
 )
 from cpl_bench.preferences.file import load_preferences, write_preferences
+from cpl_bench.preferences.inspect import inspect as inspect_card
 from cpl_bench.preferences.inspect import pairs_of
 from cpl_bench.preferences.label import label
 from cpl_bench.preferences.labelling import with_options
+from cpl_bench.preferences.scorers import SCORERS
 from cpl_bench.runs.pair_film import Pair, film_pairs
 
 DOTS = Path(__file__).parent / "dots.toml"
@@ -148,6 +150,22 @@ def test_a_card_shows_how_its_scorers_agree(own, capsys):
     assert paid[0] == "partial_return" and paid[4] == "100.0%"  # its reward is that distance
     assert any(line.startswith("coverage ") for line in said)
     assert any(line.startswith("noise          0.0%") for line in said)
+
+
+def test_other_scorers_are_asked_without_the_cards_settings(own, pool, monkeypatch):
+    card, asked = own[0], []
+
+    def curious(segments, task, labelling, pool):
+        asked.append(labelling)
+        return np.arange(card.segments.count, dtype=float)
+
+    monkeypatch.setitem(SCORERS, "curious", curious)
+    ends = {"achieved": [0, 1], "desired": [2, 3]}
+    how = with_options(card, "goal_distance", scorer_settings=ends)
+    how = with_options(how, annotator="bpref_myopic", pairs="sparse")
+    inspect_card(how, label(how, pool), pool, ("curious",))
+    assert (asked[0].scorer, asked[0].scorer_settings) == ("curious", {})
+    assert asked[0].discount == 1  # the myopia is of single steps, and it scores whole segments
 
 
 def test_a_pair_is_filmed_side_by_side_with_its_answer(own):

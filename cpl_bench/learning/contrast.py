@@ -38,6 +38,7 @@ every answer agrees; ranking: Plackett–Luce over the segments of an answer."""
 OfPairs = Literal["logistic", "hinge", "ipo"]
 """Those of comparisons one by one, ranked or not."""
 SMOOTHING = ("in [0, 0.5)", lambda value: 0 <= value < 0.5)
+NO_MARGIN = ("1 where there is no hinge", lambda value: value == 1)
 
 
 def contrast_loss(

@@ -35,7 +35,8 @@ def mean_segment_score(
 ) -> Float[Tensor, "s m"]:
     """The mean over time of log π(a_t|s_t) / temperature: α Σ_t log π with α = 1/(k·temperature).
 
-    The form that the authors' code for human data has.
+    The form that the authors' code for human data has, where log π = −‖(μ − a)/2‖²: its temperature
+    is a quarter of this one.
     """
     return log_probs.mean(-1) / temperature
 
@@ -126,9 +127,8 @@ def preferred(
 
 
 def acceptance(rewards: Float[Tensor, "s n"], beta: float) -> Float[Tensor, "s n"]:
-    """exp((r − r_max)/β): what is accepted so is distributed as the candidates times e^{r/β}.
-
-    Rejection sampling of RSO (Liu et al., arXiv 2309.06657), r_max the largest of the candidates.
+    """exp((r − r_max)/β), with which RSO accepts its first (Liu et al., arXiv 2309.06657): what is
+    accepted so is distributed as the candidates times e^{r/β}. r_max is the candidates' largest.
     """
     return ((rewards - rewards.amax(1, keepdim=True)) / beta).exp()
 

@@ -35,11 +35,11 @@ ALGOS: dict[str, Listed] = {
         "contrastive preference learning: CPL(λ), --lam 1 is plain CPL; --reference is CPL(KL)",
     ),
     "dpo": Listed(
-        "cpl_bench.learning.algos.dpo:ENTRY",
-        "CPL relative to the clone, direct preference optimisation; --smoothing: conservative DPO",
+        "cpl_bench.learning.algos.cpl:DPO",
+        "CPL relative to the clone, λ = 1: direct preference optimisation, its β is --alpha",
     ),
     "ipo": Listed(
-        "cpl_bench.learning.algos.dpo:IPO",
+        "cpl_bench.learning.algos.cpl:IPO",
         "DPO with a squared loss, whose optimum is finite where every answer agrees",
     ),
     "rso": Listed(

@@ -69,7 +69,8 @@ def advantages(trajectories: Sequence[Trajectory], settings: CriticSettings) -> 
     from cpl_bench.learning.inputs import Inputs
 
     rewards = np.concatenate([each.rewards for each in trajectories])
-    if not (unit := float(rewards.std())):
+    unit = float(rewards.std())
+    if np.ptp(rewards) == 0:  # of equal ones the deviation may be no exact 0
         raise UserError(
             f"All rewards of the data are {rewards[0]:g}: no advantage can be learned from them."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,8 @@ from cpl_bench.preferences.examine import (
 )
 from cpl_bench.preferences.file import load_preferences
 from cpl_bench.preferences.format import Preferences
-from cpl_bench.preferences.scorers import find_scorer
+from cpl_bench.preferences.labelling import discount_of
+from cpl_bench.preferences.scorers import STEPWISE, find_scorer
 from cpl_bench.preferences.segments import segments_of
 from cpl_bench.tasks.pool import RolloutPool
 from cpl_bench.trajectories.dataset import TrajectorySet, scores_of
@@ -48,7 +50,9 @@ def inspect(
     for name in scorers:
         if name not in (*others, preferences.info.scorer):
             scorer = find_scorer(name)
-            others[name] = scorer(segments, load_task(card.task), card.labelling, pool)
+            discount = discount_of(card.labelling) if name in STEPWISE else 1.0
+            how = replace(card.labelling, scorer=name, scorer_settings={}, discount=discount)
+            others[name] = scorer(segments, load_task(card.task), how, pool)
     others.pop(preferences.info.scorer, None)
     for line in _describe(card, source, preferences, others):
         say(line)

@@ -67,7 +67,8 @@ def noisy(score_first: Any, score_second: Any, keys: Any, settings: Settings) ->
 
     Deviations from B-Pref: equal scores tie, where its rational teacher takes the first and a
     fallible one throws a coin; its thresholds follow the average return of the policy that is
-    learning, ours the mean score of the data's segments.
+    learning, ours the mean score of the data's segments. B-Pref's thresholds look at undiscounted
+    sums, ours at the scores: with a `discount` at the myopic ones.
     """
     known = numbers(settings, NOISELESS)
     rate, steepness = known["error_rate"], _rationality(settings, known)

@@ -42,7 +42,7 @@ def check_count(info: PreferenceInfo, count: int) -> None:
         multiple = "" if info.pairs == "dense" else f", a multiple of {size}"
         raise UserError(
             f"A batch of {info.pairs} preferences needs at least {size} segments{multiple}; got "
-            f"{count}. Choose another --segments."
+            f"{count}. Choose another --segments (of rso: --candidates)."
         )
 
 

@@ -1,27 +1,36 @@
-"""Contrastive Preference Learning, CPL and its variants: clone, then contrast.
+"""Contrastive Preference Learning, CPL, and its variants, DPO and IPO among them.
 
-Hejna et al., arXiv 2310.13639v3: after behaviour cloning on all segments, the policy itself is the
-advantage, A(s, a) = α log π(a|s), and learns from comparisons by cross-entropy. λ < 1 lowers the
-weight of the rejected segment and with it the pull away from the data. CPL(BC) adds cloning of the
-preferred segments; CPL(KL) scores by log π/π_ref, the reference frozen after cloning. Other losses
-of the same scores: the hinge of SLiC-HF (arXiv 2305.10425, whose regulariser is CPL(BC)'s), IPO's
-square (arXiv 2310.12036, there of log π/π_ref), the Plackett–Luce likelihood of rankings.
+Clone, then contrast. Hejna et al., arXiv 2310.13639v3: after behaviour cloning on all segments, the
+policy itself is the advantage, A(s, a) = α log π(a|s), and learns from comparisons by
+cross-entropy. λ < 1 lowers the weight of the rejected segment and with it the pull away from the
+data. CPL(BC) adds cloning of the preferred segments; CPL(KL) scores by log π/π_ref, the reference
+frozen after cloning. Other losses of the same scores: the hinge of SLiC-HF (arXiv 2305.10425, whose
+regulariser is CPL(BC)'s), IPO's square, the Plackett–Luce likelihood of rankings.
+
+Direct Preference Optimisation (Rafailov et al., arXiv 2305.18290) on segments is CPL(KL) with
+λ = 1; its β is α here. IPO (Azar et al., arXiv 2310.12036; its τ is α here) has a square of the
+same scores, (S⁺ − S⁻ − ½)². Its optimum is a finite lead even where every answer agrees; the
+cross-entropy's is infinite. With `smoothing` DPO is conservative DPO (Mitchell, 2023): its lead is
+finite, too.
 
 Deviations: dense data use every pair of a batch (the paper's dense setting; the released code draws
 one partner a segment). The warm-up after cloning is linear, as released. The laptop preset's
 λ = 0.65 is ours: with 0.5 bin-picking gained about half as much on its clone. The reference drops
 no units, the policy does. λ means for the hinge, the square and rankings what it means for the
-cross-entropy, the weight of a rejected segment's score; their papers have 1.
+cross-entropy, the weight of a rejected segment's score; their papers have 1. The released settings
+of CPL(BC) clone both segments of a comparison, here it is the preferred one. DPO's and IPO's papers
+compare answers of a language model to one prompt; segments begin in different states. They have no
+robots' settings: α is 0.1 as in their text experiments, the rest CPL's, rate 1e-5 after cloning as
+its CPL(KL). A tie is half an answer each way. IPO's loss is τ² times the paper's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from cpl_bench.learning.config import (
@@ -40,11 +49,13 @@ from cpl_bench.learning.config import (
     share_out,
 )
 from cpl_bench.learning.contrast import (
+    NO_MARGIN,
     SMOOTHING,
     Objective,
     Reference,
     accuracy,
     contrast_loss,
+    likelihoods,
 )
 from cpl_bench.learning.interface import Entry, Metrics, Phase, PreferenceBatch, Segments
 from cpl_bench.learning.losses import (
@@ -76,14 +87,15 @@ class CPLConfig:
     """logistic: cross-entropy; hinge: SLiC's; ipo: a square, finite where every answer agrees;
     ranking: Plackett–Luce over the segments of a ranked answer, with dense data of a batch."""
     margin: float = added(1.0)
-    """δ by which the hinge wants a preferred segment to lead; the others have none."""
+    """δ by which the hinge wants a preferred segment to lead."""
     smoothing: float = added(0.0)
     """Share of the answers that is taken to be wrong (conservative DPO); not of rankings."""
     score: Score = added("alpha_times_sum")
     """A segment's score: α Σ log π (the paper), or the mean over its steps of log π / temperature
     (the authors' code for human data)."""
     temperature: float = added(1.0)
-    """Of mean_over_temperature, in which alpha has no part."""
+    """Of mean_over_temperature, in which alpha has no part. The authors' code for human data halves
+    the differences of actions first: its --dist_temperature is a quarter of this one."""
     policy: PolicyConfig = PolicyConfig()
     clone: Stage = Stage(200_000, Optimiser(1e-4))
     """The first steps clone all segments."""
@@ -101,6 +113,10 @@ class CPLConfig:
         refuse(self, {"objective": one_of(*get_args(Objective)), "score": one_of(*get_args(Score))})
         if self.objective == "ranking":
             refuse(self, {"smoothing": ("0 for a ranking", lambda value: value == 0)})
+        if self.objective != "hinge":
+            refuse(self, {"margin": NO_MARGIN})
+        if self.score != "mean_over_temperature":
+            refuse(self, {"temperature": ("1 where the score is a sum", lambda value: value == 1)})
         if self.reference:
             Reference.check(self.clone.steps)
         refuse(self, {"steps": COUNT, "segments": SEGMENTS})
@@ -159,8 +175,13 @@ class CPL:
 
     def _contrast(self, batch: PreferenceBatch) -> Metrics:
         config = self.config
-        log_probs = self.policy.log_probs(batch)  # (s, m, k)
-        scores = self._scores(log_probs, batch)  # (s, m)
+        log_probs = gained = self.policy.log_probs(batch)  # (s, m, k)
+        if self.reference:
+            gained = log_probs - self.reference.log_probs(batch)
+        if config.score == "mean_over_temperature":
+            scores = mean_segment_score(gained, config.temperature)  # (s, m)
+        else:
+            scores = segment_score(gained, config.alpha)
         contrast = contrast_loss(
             scores,
             batch,
@@ -178,26 +199,20 @@ class CPL:
         return {
             "contrast_loss": contrast.detach(),
             "accuracy": accuracy(scores, batch),
-            "log_prob": log_probs.detach().mean((1, 2)),
+            **likelihoods(log_probs, batch),
+            **({"log_ratio": gained.detach().mean((1, 2))} if self.reference else {}),
         }
-
-    def _scores(
-        self, log_probs: Float[Tensor, "s m k"], batch: PreferenceBatch
-    ) -> Float[Tensor, "s m"]:
-        if self.reference:
-            log_probs = log_probs - self.reference.log_probs(batch)
-        if self.config.score == "mean_over_temperature":
-            return mean_segment_score(log_probs, self.config.temperature)
-        return segment_score(log_probs, self.config.alpha)
 
 
 def title(config: CPLConfig) -> str:
-    """CPL, and in brackets what is other than in plain CPL."""
+    """CPL, DPO or IPO, and in brackets what is other than in the plain one."""
+    direct, square = config.reference and config.lam == 1, config.objective == "ipo"
+    name = ("IPO" if square else "DPO") if direct else "CPL"
     what = {
-        "KL": config.reference,
+        "KL": config.reference and not direct,
         "BC": config.bc_weight,
         "hinge": config.objective == "hinge",
-        "IPO": config.objective == "ipo",
+        "IPO": square and not direct,
         "ranking": config.objective == "ranking",
         f"λ={config.lam:g}": config.lam < 1,
         f"ε={config.smoothing:g}": config.smoothing,
@@ -205,7 +220,19 @@ def title(config: CPLConfig) -> str:
         "not cloned": not config.clone.steps,
     }
     variant = ", ".join(name for name, holds in what.items() if holds)
-    return f"CPL({variant})" if variant else "CPL"
+    return f"{name}({variant})" if variant else name
+
+
+def _presets(**changed: Any) -> dict[str, CPLConfig]:
+    """Those of CPL, relative to the clone and with λ = 1."""
+    direct = {"lam": 1.0, "reference": True, **changed}
+    slow = Optimiser(1e-5, warmup_steps=10_000)
+    return {
+        "paper": replace(PAPER, contrast=slow, **direct),
+        "laptop": replace(LAPTOP, **direct),
+    }
 
 
 ENTRY = Entry(CPL, {"paper": PAPER, "laptop": LAPTOP}, title=title)
+DPO = Entry(CPL, _presets(), title=title)
+IPO = Entry(CPL, _presets(objective="ipo"), title=title)

@@ -10,13 +10,13 @@ reward network:
 
 λ r² makes the reward unique: without it, what no comparison tells apart goes anywhere.
 
-Deviations: the policy is deterministic, log π = −‖μ − a‖², where the authors' is a Gaussian. A
-segment's last step counts only where its task ended there, since the batch doesn't show what
-followed it; the authors cut such steps off, too. Their code draws a part of each segment (16 steps
-of 25), here all of it is seen, and it has unlabelled data beside the compared segments, here there
-are none. The actor is weighted by advantages over the value from before this step's update. The
-preset "paper" has the numbers of their Meta-World experiments; the laptop's are P-IQL's laptop
-preset's, with a λ, a temperature and a scale found on the point mass: with a larger λ or less noise
+Deviations: a segment's last step counts only where its task ended there, since the batch doesn't
+show what followed it; the authors cut such steps off, too. Their code draws a part of each segment
+(16 steps of 25), here all of it is seen, and on locomotion it has unlabelled data beside the
+compared segments, here there are none. Their Gaussian's mean is bounded. The actor is weighted by
+advantages over the value from before this step's update. The preset "paper" has the numbers of
+their Meta-World experiments, a learned σ among them; the laptop's are P-IQL's laptop preset's, with
+a fixed σ and a λ, a temperature and a scale found on the point mass: with a larger λ or less noise
 in the critics it learned less there.
 """
 
@@ -47,7 +47,7 @@ class IPLConfig:
 
     regularisation: float = 3.0
     """λ of λ r²: the weight of the implied reward's mean square (0.5 on locomotion)."""
-    policy: PolicyConfig = PolicyConfig((256, 256, 256), dropout=0.0)
+    policy: PolicyConfig = PolicyConfig((256, 256, 256), dropout=0.0, variance="learned")
     actor: Optimiser = Optimiser(3e-4)
     value: ValueConfig = ValueConfig((256, 256, 256))
     """Value and critics."""

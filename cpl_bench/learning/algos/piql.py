@@ -199,6 +199,7 @@ class PIQL:
             "value": averaged(value, moves.counts),
             "advantage": averaged(advantage, moves.counts),
             "weight": averaged(weight, moves.counts),
+            "log_prob": averaged(log_probs.detach(), moves.counts),
         }
 
     def _rewards(self, moves: Moves) -> Float[Tensor, "s n"]:

@@ -3,8 +3,8 @@
 Statistical rejection sampling optimisation, Liu et al., arXiv 2309.06657. After cloning and fitting
 a Bradley–Terry reward model:
 
-    candidates ──► accepted with probability exp((r(σ) − r_max)/β) ──► compared, all pairs
-    of the data                                                        labelled by the reward model
+    candidates ──► accepted one by one, with odds e^{r(σ)/β} ──► compared, all pairs
+    of the data                                                  labelled by the reward model
 
     S(σ) = α Σ log π/π_ref, fitted as by DPO or by the hinge of SLiC-HF
 
@@ -13,13 +13,15 @@ ones that tell good from better. With `labels = "soft"` a label is the reward mo
 σ(r(σ₂) − r(σ₁)) in place of 0 or 1, which tempers what it isn't sure of; without `rejection` and
 with soft labels this is CPL or DPO with the model's answers in place of the given ones.
 
+The paper's algorithm 1 accepts with probability exp((r − r_max)/β), r_max the largest that is left,
+until it has enough: each one that it accepts is drawn from those left with odds e^{r/β}. The same
+draw without the waiting is the order of r/β plus Gumbel noise, which is done here.
+
 Deviations: the paper's candidates are answers that the cloned policy gives to one prompt; here they
-are segments of the behaviour data, of any state, and r_max is the largest among the candidates of
-a gradient step. They are drawn anew in each, so are those accepted, of which the first `segments`
-are compared; fewer than two teach nothing. The paper's α (there γ) is 0.05 and β 0.5. The laptop
-preset accepts more, β = 10, and scores as DPO's does, α = 0.1. A reward tells states apart as well
-as actions: rejection keeps the segments of good states, and on the point mass the policy then loses
-its way elsewhere. Without rejection it did better there.
+are segments of the behaviour data, of any state, drawn anew in each gradient step. The paper's
+numbers are 8 of 64, β 0.5 and α (there γ) 0.05. The laptop preset rejects less, β = 10, and scores
+as DPO's does, α = 0.1. A reward tells states apart as well
+as actions: rejection keeps the segments of good states. On the point mass RSO ends higher without.
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cpl_bench.learning import config as settings
 from cpl_bench.learning.config import Optimiser, PolicyConfig, RewardConfig, Stage
 from cpl_bench.learning.contrast import (
+    NO_MARGIN,
     OfPairs,
     Reference,
     accuracy,
@@ -57,9 +60,9 @@ class RSOConfig:
     """RSO and soft labels; the defaults are the papers' numbers in CPL's setting."""
 
     beta: float = 0.5
-    """β of the acceptance exp((r − r_max)/β): less accepts only the best of the candidates."""
+    """β of the odds e^{r/β}: less accepts only the best of the candidates."""
     rejection: bool = True
-    """Whether candidates are rejected; else all are compared."""
+    """Whether rewards say which candidates are compared; else any are, and beta has no part."""
     labels: Labels = "hard"
     """hard: the better one by the reward model; soft: its probability that the second is better."""
     alpha: float = 0.05
@@ -69,7 +72,7 @@ class RSOConfig:
     objective: OfPairs = "logistic"
     """logistic: DPO's cross-entropy; hinge: SLiC's; ipo: a square with a finite optimum."""
     margin: float = 1.0
-    """δ by which the hinge wants a preferred segment to lead; the others have none."""
+    """δ by which the hinge wants a preferred segment to lead."""
     reference: bool = True
     """Whether scores are relative to the clone, log π/π_ref; else as CPL's."""
     reward: RewardConfig = RewardConfig(steps=20_000)
@@ -81,9 +84,9 @@ class RSOConfig:
     steps: int = 500_000
     """Gradient steps in all."""
     candidates: int = 192
-    """Segments that a gradient step draws: the reward model's comparisons, and what is accepted."""
-    segments: int = 96
-    """Accepted segments that a gradient step compares, at most."""
+    """Segments that a gradient step draws, and of whose comparisons the reward model learns."""
+    segments: int = 24
+    """Those of them that are accepted and compared."""
 
     def __post_init__(self) -> None:
         positive, one_of = settings.POSITIVE, settings.one_of
@@ -91,7 +94,11 @@ class RSOConfig:
         settings.refuse(self, {"beta": positive, "alpha": positive, "margin": positive})
         settings.refuse(self, {"lam": within, "labels": one_of(*get_args(Labels))})
         settings.refuse(self, {"objective": one_of(*get_args(OfPairs))})
-        settings.refuse(self.reward, {"source": ("learned: it labels", "learned".__eq__)})
+        if self.objective != "hinge":
+            settings.refuse(self, {"margin": NO_MARGIN})
+        labels = {"source": ("learned: it labels", "learned".__eq__)}
+        labels["pessimism"] = ("0: the ensemble's mean labels", lambda value: value == 0)
+        settings.refuse(self.reward, labels)
         settings.refuse(self, {"steps": settings.COUNT, "candidates": settings.SEGMENTS})
         few = f"a whole number from 2 to the {self.candidates} candidates"
         holds = settings.SEGMENTS[1]
@@ -113,8 +120,8 @@ LAPTOP = RSOConfig(
     clone=settings.LAPTOP_CLONE,
     contrast=Optimiser(3e-4, warmup_steps=200),
     steps=8000,
-    candidates=32,
-    segments=16,
+    candidates=64,
+    segments=8,
 )
 
 
@@ -130,6 +137,7 @@ class RSO:
         device: torch.device,
     ):
         self.config, sizes, clone = config, (observation_size, action_size), config.clone
+        self.contrasting = config.steps - clone.steps - config.reward.fitting_steps
         self.policy = Policy(*sizes, config.policy, seeds, device)
         self.policy.add_optimiser("clone", clone.optimiser, clone.steps)
         self.policy.add_optimiser("contrast", config.contrast, self.contrasting)
@@ -140,11 +148,6 @@ class RSO:
         self._parts: dict[str, Part] = {"policy": self.policy, "reward": self.reward}
         if self.reference:
             self._parts["reference"] = self.reference
-
-    @property
-    def contrasting(self) -> int:
-        """Steps of the last phase."""
-        return self.config.steps - self.config.clone.steps - self.config.reward.fitting_steps
 
     def phases(self) -> list[Phase]:
         """Clone all segments, fit the reward, contrast what it accepts."""
@@ -167,8 +170,7 @@ class RSO:
     def _contrast(self, candidates: PreferenceBatch) -> Metrics:
         config = self.config
         rewards = self.reward.segment_sums(candidates)  # (s, candidates)
-        accepted = self._accepted(rewards, candidates.step)
-        batch = compared(candidates, rewards, accepted, config.segments, config.labels)
+        batch = compared(candidates, rewards, self._accepted(rewards, candidates), config.labels)
 
         log_probs = gained = self.policy.log_probs(batch)  # (s, m, k)
         if self.reference:
@@ -180,35 +182,42 @@ class RSO:
         return {
             "contrast_loss": loss.detach(),
             "accuracy": accuracy(scores, batch),
-            "accepted": accepted.float().mean(1),
+            "acceptance": acceptance(rewards, config.beta).mean(1),
             **likelihoods(log_probs, batch),
         }
 
     def _accepted(
-        self, rewards: Float[Tensor, "s n"], step: Int[Tensor, ""]
-    ) -> Bool[Tensor, "s n"]:
-        if not self.config.rejection:
-            return torch.ones_like(rewards, dtype=torch.bool)
-        drawn = uniform(self.policy.keys, step, ACCEPT_STREAM, rewards.shape[1])
-        return drawn < acceptance(rewards, self.config.beta)
+        self, rewards: Float[Tensor, "s n"], candidates: PreferenceBatch
+    ) -> Int64[Tensor, "s m"]:
+        """Places among the candidates, in the order of acceptance."""
+        config, places = self.config, torch.arange(rewards.shape[1], device=rewards.device)
+        if not config.rejection:
+            return places[: config.segments].expand(len(rewards), -1)
+        drawn = uniform(self.policy.keys, candidates.step, ACCEPT_STREAM, len(places))
+        return accepted_first(rewards / config.beta, drawn)[:, : config.segments]
+
+
+def accepted_first(
+    log_odds: Float[Tensor, "s n"], drawn: Float[Tensor, "s n"]
+) -> Int64[Tensor, "s n"]:
+    """Places in the order in which they are drawn with these odds, without replacement.
+
+    Gumbel noise −log(−log u) makes it of `drawn`, uniform in [0, 1).
+    """
+    return (log_odds - (-drawn.log()).log()).argsort(dim=1, descending=True, stable=True)
 
 
 def compared(
     candidates: PreferenceBatch,
     rewards: Float[Tensor, "s n"],
-    accepted: Bool[Tensor, "s n"],
-    segments: int,
+    places: Int64[Tensor, "s m"],
     labels: Labels,
 ) -> PreferenceBatch:
-    """The first accepted segments and all their pairs, labelled by their rewards.
-
-    Where fewer are accepted, others fill the batch, and their pairs weigh nothing.
-    """
-    places = accepted.int().argsort(dim=1, descending=True, stable=True)[:, :segments]  # (s, m)
-    counts, rewards = accepted.gather(1, places).float(), rewards.gather(1, places)
-    pairs = torch.triu_indices(segments, segments, 1, device=places.device)
+    """The segments at these places and all their pairs, labelled by their rewards."""
+    pairs = torch.triu_indices(places.shape[1], places.shape[1], 1, device=places.device)
     first, second = pairs.unsqueeze(1).expand(-1, len(places), -1)  # (s, c) each
-    lead = rewards.gather(1, second) - rewards.gather(1, first)
+    found = rewards.gather(1, places)
+    lead = found.gather(1, second) - found.gather(1, first)
     member = torch.arange(len(places), device=places.device).unsqueeze(1)
     return PreferenceBatch(
         step=candidates.step,
@@ -217,7 +226,7 @@ def compared(
         first=first,
         second=second,
         prefers_second=lead.sigmoid() if labels == "soft" else 0.5 + 0.5 * lead.sign(),
-        weight=counts.gather(1, first) * counts.gather(1, second),
+        weight=torch.ones_like(lead),
     )
 
 
