@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import shutil
 import threading
 from functools import partial
@@ -362,6 +363,102 @@ def test_a_minari_id_that_is_not_there_suggests_local_ones(places, capsys) -> No
     assert "Did you mean 'foreign/maze-v1'?" in said and "--download" in said
     card_of(places, "minari", "../foreign-v1")
     assert "no Minari id" in refused(capsys, places, "import", "mine.toml")
+
+
+def act(rng, n):
+    return rng.uniform(-1, 1, (n, 2)).astype(np.float32)
+
+
+def look(rng, n):
+    return rng.uniform(-1, 1, (n, 6))
+
+
+LOOKS, ACTS = BOX(-1, 1, (6,), np.float64), BOX(-1, 1, (2,), np.float32)
+SPEC = {
+    "id": "Evil-v0", "entry_point": "os:mkdir", "reward_threshold": None, "nondeterministic": False,
+    "max_episode_steps": None, "order_enforce": False, "disable_env_checker": True,
+    "kwargs": {"path": "executed"}, "additional_wrappers": [], "vector_entry_point": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("space", ["observation_space", "action_space"])
+@pytest.mark.parametrize("reader", ["import", "ours"])
+def test_what_a_dataset_names_as_its_environment_is_not_called(
+    places, capsys, space, reader
+) -> None:
+    write_minari(places / "data", "foreign/evil-v0", LOOKS, ACTS, buffers(look, act, False))
+    path = places / "data" / "foreign" / "evil-v0" / "data" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    del metadata[space]
+    path.write_text(json.dumps(metadata | {"env_spec": json.dumps(SPEC)}))
+    if reader == "import":
+        card_of(places, "minari", "foreign/evil-v0")
+        said = refused(capsys, places, "import", "mine.toml")
+    else:
+        with pytest.raises(UserError) as problem:
+            read_trajectories("foreign/evil-v0")
+        said = str(problem.value)
+    assert f"names no {space}" in said
+    assert not (places / "executed").exists()
+
+
+KEYS = gymnasium.spaces.Dict({"looks": LOOKS, "key": gymnasium.spaces.Discrete(3)})
+
+
+def with_a_key(rng, n):
+    return {"looks": look(rng, n), "key": rng.integers(0, 3, n)}
+
+
+GIANT = np.finfo(np.float32).max
+
+
+@pytest.mark.parametrize(
+    ("looks", "observe", "acts", "parts", "said"),
+    [
+        (KEYS, with_a_key, ACTS, "", "observations of Discrete(3): expected numbers in Boxes"),
+        (LOOKS, look, ACTS, 'parts = ["looks"]\n', "have no parts, and looks are asked for"),
+        (LOOKS, look, BOX(-GIANT, GIANT, (2,), np.float32), "", "bounds within ±1e+06"),
+        (LOOKS, look, BOX(np.float32([-1, -np.inf]), np.float32([1, 1])), "", "or none has"),
+        (LOOKS, look, BOX(np.float32([-1, 0]), np.float32([1, 0])), "", "below the upper"),
+    ],
+)
+def test_minari_spaces_that_cannot_be_laid_out_are_refused(
+    places, capsys, looks, observe, acts, parts, said
+) -> None:
+    write_minari(places / "data", "foreign/odd-v0", looks, acts, buffers(observe, act, False))
+    card_of(places, "minari", "foreign/odd-v0", parts)
+    assert said in refused(capsys, places, "import", "mine.toml")
+
+
+def test_a_discrete_part_can_be_left_out(places) -> None:
+    write_minari(places / "data", "foreign/odd-v0", KEYS, ACTS, buffers(with_a_key, act, False))
+    card = card_of(places, "minari", "foreign/odd-v0", 'parts = ["looks"]\n')
+    import_trajectories(card)
+    assert read_trajectories(card.minari_id).trajectories[0].observations.shape == (15, 6)
+
+
+def test_a_minari_download_comes_whole_or_not_at_all(places, capsys, monkeypatch) -> None:
+    """What Minari's own download does: write into its root, and fail half-way or not."""
+    whole = False
+
+    def download(minari_id: str) -> None:
+        root = Path(os.environ["MINARI_DATASETS_PATH"])
+        root.mkdir(parents=True, exist_ok=True)
+        if whole:
+            write_minari(root, minari_id, LOOKS, ACTS, buffers(look, act, False))
+            return
+        (root / minari_id / "data").mkdir(parents=True)
+        (root / minari_id / "data" / "main_data.hdf5").write_bytes(b"half")
+        raise ConnectionError("the line broke")
+
+    monkeypatch.setattr(minari, "download_dataset", download)
+    card = card_of(places, "minari", "foreign/dots-v0")
+    said = refused(capsys, places, "import", "mine.toml", "--download")
+    assert "cannot be downloaded (ConnectionError: the line broke)" in said
+    assert list((places / "data").iterdir()) == [], "so that it can be tried again"
+    whole = True
+    assert main(["import", "mine.toml", "--download"]) == 0
+    assert is_imported(card) and not list((places / "data").glob(".downloading*"))
 
 
 # --- What cannot be imported ---
