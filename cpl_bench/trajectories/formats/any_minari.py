@@ -75,8 +75,8 @@ def _download(minari_id: str, root: Path) -> None:
         replace_folder(staging / minari_id, root / minari_id)
     except Exception as problem:  # of Minari's, its server's, or of a package that it asks for
         raise UserError(
-            f"{minari_id} cannot be downloaded ({type(problem).__name__}: {problem}). Get it in "
-            f"another way, and put it into {root}."
+            f"{minari_id} cannot be downloaded ({type(problem).__name__}: "
+            f"{in_a_line(str(problem))}). Get it in another way, and put it into {root}."
         ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
