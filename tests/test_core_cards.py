@@ -322,6 +322,10 @@ def test_a_family_of_cards_is_its_members(house: Path) -> None:
         "d4rl:dots-medium-v2",
     )
     assert (medium.segments.length, expert.segments.length) == (16, 8)
+    for members in ("members = 3", "members = { dots-a = 3 }"):
+        (house / "datasets" / "more.toml").write_text(f"{members}\n{IMPORT}")
+        with pytest.raises(UserError, match=r"members.* must be a table"):
+            load_dataset_card("dots-a" if "dots-a" in members else "more")
     with pytest.raises(UserError, match=r"family of datasets.*dots-medium, dots-expert"):
         load_dataset_card("dots")
     with pytest.raises(UserError, match="mean 'dots-medium'"):

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import tracemalloc
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from cpl_bench.preferences.formats.parquet import read_parquet, write_parquet
 from cpl_bench.preferences.formats.pickles import read_numbers
 from cpl_bench.preferences.formats.rows import preferences_from_rows
 from cpl_bench.preferences.labelling import preference_path
+from cpl_bench.trajectories.foreign import sha256_of
 from cpl_bench.trajectories.formats.d4rl import qlearning_rows, read_flat
 
 pytestmark = pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
@@ -65,8 +67,8 @@ def test_labels_mean_what_is_said() -> None:
     labels = [0, 1, 0.5, 1, 0.25]
     assert answers_of(labels, "second", "x").tolist() == labels
     assert answers_of(labels, "first", "x").tolist() == [1, 0, 0.5, 0, 0.75]
-    assert answers_of([[0], [1], [-1]], "second", "x").tolist() == [0, 1, 0.5]
-    assert answers_of([0, 1, -1], "first", "x").tolist() == [1, 0, 0.5]
+    assert answers_of([[0], [1], [-1]], "second", "x", "minus-one").tolist() == [0, 1, 0.5]
+    assert answers_of([0, 1, -1], "first", "x", "minus-one").tolist() == [1, 0, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -74,8 +76,8 @@ def test_labels_mean_what_is_said() -> None:
     [
         ([0, 1, 2], r"in \[0, 1\].*got 2"),
         ([0, 1, np.nan], "got nan"),
-        ([1, -1, 1], "may mean ties, or the other one"),
-        ([0, -1, 0.5], "got 0.5"),
+        ([1, -1, 1], "may mean a tie, or the other one"),
+        ([-1, 0, 1, 1], "--ties minus-one"),
         ([[0, 1]], "one label a pair"),
         ([], "one label a pair"),
         (["a"], "one label a pair"),
@@ -84,6 +86,11 @@ def test_labels_mean_what_is_said() -> None:
 def test_labels_outside_the_convention_are_refused(labels: list, said: str) -> None:
     with pytest.raises(UserError, match=said):
         answers_of(labels, "second", "x")
+
+
+def test_a_tie_is_said_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"got 0\.5"):
+        answers_of([0, -1, 0.5], "second", "x", "minus-one")
 
 
 # --- The authors' files, in ---
@@ -295,6 +302,7 @@ def test_pairs_come_back_to_the_hash(tmp_path: Path) -> None:
 def test_what_npz_cannot_hold_is_said(tmp_path: Path) -> None:
     weight = np.array([1, 0, 1, 1], np.float32)
     said = write_npz(tmp_path / "x.npz", own_preferences(weight=weight))
+    assert any("1 soft labels are written as they are" in line for line in said)
     assert any("1 skipped questions are left out" in line for line in said)
     assert any("scores" in line for line in said)
     back = preferences_from_npz(tmp_path / "x.npz", label_one_means="second")
@@ -310,6 +318,8 @@ def test_parquet_round_trips_to_the_hash(place: Path, pairs: str, bare: bool, ca
     ours = own_preferences(pairs)
     if bare:
         ours = replace(ours, rewards=None, successes=None, terminations=None)
+    versions = {"cpl-bench": "0.0.1", "mujoco": "3.1.4", "metaworld": "3.0.0"}
+    ours = replace(ours, info=replace(ours.info, versions=versions, command="label own"))
     write_preferences("ours.safetensors", ours)
     ours = load_preferences("ours.safetensors")
     assert main(["export", "ours.safetensors", "tables"]) == 0
@@ -317,9 +327,7 @@ def test_parquet_round_trips_to_the_hash(place: Path, pairs: str, bare: bool, ca
     assert hashes_by_array(back) == hashes_by_array(ours)
     assert back.info == ours.info
     assert main(["import", "tables", "--out", "back.safetensors"]) == 0
-    assert Path("back.safetensors").read_bytes() == Path("ours.safetensors").read_bytes() or (
-        load_preferences("back.safetensors").info.preferences_hash == ours.info.preferences_hash
-    )
+    assert Path("back.safetensors").read_bytes() == Path("ours.safetensors").read_bytes()
     assert "is there already" in refused(capsys, "export", "ours.safetensors", "tables")
 
 
@@ -333,6 +341,37 @@ def test_an_altered_table_is_refused(place: Path, capsys) -> None:
     assert "altered after it was written" in said
     (place / "tables" / "segments.parquet").write_bytes(b"PAR1")
     assert "cannot be read" in refused(capsys, "import", "tables", "--out", "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("segment_length", "8", "'segment_length' must be int"),
+        ("segment_length", None, "'segment_length' must be int"),
+        ("seeds", 3, "'seeds' must be"),
+        ("annotator_settings", [1], "'annotator_settings' must be"),
+        ("annotator_settings", "deep", "nested more than"),
+    ],
+)
+def test_damaged_metadata_of_tables_are_refused(place, capsys, key, value, said) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    write_parquet(place / "tables", own_preferences())
+    path = place / "tables" / "episodes.parquet"
+    table = pq.read_table(path)
+    about = json.loads(table.schema.metadata[b"cpl_bench"])
+    text = json.dumps(about | {key: value}).replace('"deep"', "[" * 9000 + "]" * 9000)
+    pq.write_table(table.replace_schema_metadata({"cpl_bench": text}), path)
+    assert said in refused(capsys, "import", "tables", "--out", "x.safetensors")
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_tables_that_do_not_belong_together_are_refused(place, capsys, rows) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    write_parquet(place / "tables", own_preferences())
+    path = place / "tables" / "episodes.parquet"
+    pq.write_table(pq.read_table(path).slice(0, rows), path)
+    said = refused(capsys, "import", "tables", "--out", "x.safetensors")
+    assert "cannot be read as tables" in said
 
 
 def test_the_dataset_card_is_front_matter(tmp_path: Path) -> None:
@@ -381,10 +420,10 @@ def test_only_forms_that_there_are_can_be_exported_to(place: Path, capsys) -> No
 # --- People's labels by rows of D4RL ---
 
 
-def row_files(place: Path, lengths=(40, 15, 40, 30), k: int = 6):
+def row_files(place: Path, lengths=(40, 15, 40, 30), k: int = 6, sizes=(6, 2)):
     """Labels, two files of rows that are longer, and D4RL's file, in Preference Transformer's form;
     and the same pairs as an .npz would hold them."""
-    arrays = flat_arrays(lengths, (False, True, False, True))
+    arrays = flat_arrays(lengths, (False, True, False, True), sizes)
     flat = read_flat(write_d4rl(place / "dots.hdf5", arrays))
     kept = qlearning_rows(flat, 1000)
     labels = [1, 0, -1, 1, 0]
@@ -406,7 +445,7 @@ def test_rows_are_those_of_the_qlearning_dataset(place: Path) -> None:
     rows = (Path("rows_1"), Path("rows_2"))
     found = preferences_from_rows(
         Path("label_human"), rows, flat, segment_length=6, limit_steps=1000,
-        label_one_means="second",
+        label_one_means="second", ties="minus-one",
     )  # fmt: skip
     assert found.prefers_second.tolist() == [1, 0, 0.5, 1, 0]
     assert found.terminations is not None and found.terminations.sum() == 1
@@ -415,9 +454,38 @@ def test_rows_are_those_of_the_qlearning_dataset(place: Path) -> None:
     ours = hashes_by_array(replace(found, terminations=None))
     assert ours == hashes_by_array(twin)
     words = ["--rows", "rows_1", "rows_2", "--trajectories", "dots.hdf5", "--segment-length", "6",
-             "--label-one-means", "second", "--task", "pointmass"]  # fmt: skip
+             "--label-one-means", "second", "--ties", "minus-one",
+             "--task", "pointmass"]  # fmt: skip
     assert main(["import", "label_human", *words]) == 0
-    assert load_preferences("label_human.safetensors").info.source == "rows:label_human"
+    info = load_preferences("label_human.safetensors").info
+    assert info.source == "rows:label_human"
+    files = ("label_human", "rows_1", "rows_2", "dots.hdf5")
+    assert info.source_hash == sha256_of(*map(Path, files)), "of whatever decides the answers"
+
+
+def test_rows_end_where_the_task_or_the_card_says(place: Path, monkeypatch) -> None:
+    """D4RL's file without timeouts is cut at the limit: of a Gymnasium id, or of the card named."""
+    row_files(place, sizes=(2, 1))
+    limits = []
+    monkeypatch.setattr(
+        "cpl_bench.preferences.formats.rows.qlearning_rows",
+        lambda flat, limit: limits.append(limit) or qlearning_rows(flat, limit),
+    )
+    words = ["import", "label_human", "--rows", "rows_1", "rows_2", "--segment-length", "6",
+             "--label-one-means", "second", "--ties", "minus-one"]  # fmt: skip
+    task = ["--task", "MountainCarContinuous-v0", "--trajectories", "dots.hdf5"]
+    assert main([*words, *task]) == 0
+    Path("dots.toml").write_text(D4RL_CARD)
+    assert main([*words, "--trajectories", "dots.toml", "--out", "b.safetensors"]) == 0
+    assert limits == [999, 50], "MountainCarContinuous's, and pointmass's"
+
+
+D4RL_CARD = """
+task = "pointmass"
+segments = { count = 20, length = 8 }
+labelling = { scorer = "partial_return" }
+source = { format = "d4rl", id = "dots.hdf5", rolled_out = false }
+"""
 
 
 def test_rows_that_cross_an_episodes_end_are_refused(place: Path) -> None:
@@ -426,7 +494,8 @@ def test_rows_that_cross_an_episodes_end_are_refused(place: Path) -> None:
 
     def read(length):
         preferences_from_rows(Path("label_human"), rows, flat, segment_length=length,
-                              limit_steps=1000, label_one_means="second")  # fmt: skip
+                              limit_steps=1000, label_one_means="second",
+                              ties="minus-one")  # fmt: skip
 
     with pytest.raises(UserError, match=r"rows_1: 1 of 5 segments of 12 steps cross"):
         read(12)
@@ -436,13 +505,16 @@ def test_rows_that_cross_an_episodes_end_are_refused(place: Path) -> None:
     Path("rows_2").write_bytes(pickle.dumps([0, 0, 0, 0, 5000]))
     with pytest.raises(UserError, match="row 5000"):
         read(6)
+    Path("rows_2").write_bytes(pickle.dumps([0, 0, 0, 0, 2**63 - 1]))
+    with pytest.raises(UserError, match="row 9223372036854775807"):
+        read(6)
 
 
 def test_both_forms_of_the_human_labels_are_the_same() -> None:
     counted = preferences_from_npz(human("num100_human_train.npz"), label_one_means="second")
     lines = describe_file(counted)
     assert lines[-1].endswith("100, sparse: 32 prefer the first, 28 tie, 40 prefer the second")
-    labels = answers_of(read_numbers(human("label_human")), "second", "x")
+    labels = answers_of(read_numbers(human("label_human")), "second", "x", "minus-one")
     assert np.array_equal(labels, counted.prefers_second)
     for name in ("indices_num100", "indices_2_num100"):
         assert len(read_numbers(human(name))) == 500, "longer than the labels"
@@ -537,7 +609,7 @@ def archive(path: Path, names: list[str]) -> None:
     np.save(array, np.zeros((2, 3, 4)))
     with zipfile.ZipFile(path, "w") as file:
         for name in names:
-            file.writestr(name, array.getvalue() if name.endswith(".npy") else "words")
+            file.writestr(name, "words" if name.endswith(".txt") else array.getvalue())
 
 
 @pytest.mark.parametrize(
@@ -548,6 +620,7 @@ def archive(path: Path, names: list[str]) -> None:
         (["a/../../b.npy"], "leads out of it"),
         (["obs_1.npy", "obs_1.npy"], "holds 'obs_1.npy' twice"),
         (["readme.txt"], "no array of NumPy's"),
+        (["obs_1.npy", "obs_1"], "holds 'obs_1' twice"),
         ([], "it holds nothing"),
     ],
 )
@@ -603,6 +676,103 @@ def test_a_truncated_archive_is_refused(place: Path, capsys) -> None:
     np.savez("x.npz", **pair_arrays())
     Path("x.npz").write_bytes(Path("x.npz").read_bytes()[:-200])
     assert "cannot be read" in refused(capsys, "import", "x.npz", "--label-one-means", "second")
+
+
+def claims_too_much(path: Path) -> None:
+    arrays = pair_arrays()
+    np.savez(path, **arrays)
+    array = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        array, {"descr": "<f8", "fortran_order": False, "shape": (10**13,)}
+    )
+    with zipfile.ZipFile(path) as before:
+        members = {each: before.read(each) for each in before.namelist()}
+    with zipfile.ZipFile(path, "w") as after:
+        for name, content in (members | {"label.npy": array.getvalue()}).items():
+            after.writestr(name, content)
+
+
+def no_header(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("obs_1.npy", b"\x93NUMPY\x01\x00\x05\x00{'a':")
+
+
+def scrambled(path: Path) -> None:
+    np.savez_compressed(path, **pair_arrays())
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        place = archive.getinfo("obs_1.npy").header_offset + 60
+    content[place : place + 40] = bytes(40)
+    path.write_bytes(content)
+
+
+def said_to_be_encrypted(path: Path) -> None:
+    np.savez(path, **pair_arrays())
+    content = path.read_bytes()
+    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = content.index(mark) + at
+        content = content[:place] + b"\x01\x00" + content[place + 2 :]
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("spoil", [claims_too_much, no_header, scrambled, said_to_be_encrypted])
+def test_damaged_archives_are_refused_in_a_line(place: Path, capsys, spoil) -> None:
+    spoil(Path("x.npz"))
+    said = refused(capsys, "import", "x.npz", "--label-one-means", "second")
+    assert "x.npz cannot be read as an .npz archive of plain arrays (" in said
+
+
+def test_what_is_passed_over_is_not_read(place: Path) -> None:
+    np.savez_compressed("x.npz", **pair_arrays(), junk=np.zeros(10_000_000, np.uint8),
+                        words=np.array(["a", "b"]))  # fmt: skip
+    tracemalloc.start()
+    preferences_from_npz(Path("x.npz"), label_one_means="second")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3_000_000
+
+
+def test_a_damaged_preference_file_is_written_again(place: Path) -> None:
+    np.savez("x.npz", **pair_arrays())
+    words = ["import", "x.npz", "--label-one-means", "second"]
+    assert main(words) == 0
+    whole = Path("x.safetensors").read_bytes()
+    Path("x.safetensors").write_bytes(whole[:-9])
+    assert main(words) == 0
+    assert Path("x.safetensors").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("what", "words", "said"),
+    [
+        ("pairs.npz", ["--score-key", "none", "--pairs", "dense"], "--score-key and --pairs"),
+        ("pairs.npz", ["--trajectories", "x", "--segment-length", "3"], "--trajectories and --seg"),
+        ("scores.npz", ["--score-key", "rl_l2", "--annotator", "me"], "leave out --annotator"),
+        ("scores.npz", ["--score-key", "rl_l2", "--ties", "half"], "leave out --ties"),
+        ("tables", ["--task", "pointmass", "--annotator", "me"], "--task and --annotator"),
+        ("tables", ["--label-one-means", "first"], "leave out --label-one-means"),
+        ("mine.toml", ["--annotator", "me", "--pairs", "dense"], "--annotator and --pairs"),
+        ("mine.toml", ["--out", "x.safetensors"], "no --out"),
+    ],
+)
+def test_options_that_would_not_count_are_refused(place, capsys, what, words, said) -> None:
+    np.savez("pairs.npz", **pair_arrays())
+    np.savez("scores.npz", **stacked_arrays())
+    Path("tables").mkdir()
+    Path("tables/episodes.parquet").write_bytes(b"")
+    labels = ["--label-one-means", "second"] if what == "pairs.npz" else []
+    assert said in refused(capsys, "import", what, *labels, *words)
+
+
+@pytest.mark.parametrize("out", ["there.npz", "there", "there.csv"])
+def test_export_looks_where_it_would_write_before_anything_is_made(place, capsys, out) -> None:
+    np.savez("there.npz", **pair_arrays())
+    Path("there").mkdir()
+    before = Path("there.npz").read_bytes()
+    card = Path(__file__).parent / "dots.toml"
+    said = refused(capsys, "export", str(card), out)
+    assert "is there already" in said or "neither" in said
+    assert Path("there.npz").read_bytes() == before and not Path("data").exists()
 
 
 def test_other_preferences_are_not_overwritten(place: Path, capsys) -> None:

@@ -2,7 +2,9 @@
 
 import http.server
 import json
+import os
 import shutil
+import socket
 import threading
 from functools import partial
 from importlib.util import find_spec
@@ -43,6 +45,7 @@ DATASET_URLS = {{"dots-medium-v2": "{address}/dots_medium-v2.hdf5"}}
 REF_MIN_SCORE = {{"dots-medium-v2": -59.0}}
 REF_MAX_SCORE = {{"dots-medium-v2": -8.25}}
 """
+FILES = "cpl_bench.trajectories.formats.d4rl_files"
 
 
 @pytest.fixture
@@ -55,6 +58,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(variable, str(tmp_path / name))
+    monkeypatch.setattr(f"{FILES}.find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -201,6 +205,7 @@ def served(places: Path, monkeypatch: pytest.MonkeyPatch):
     address = f"http://127.0.0.1:{server.server_port}"
     (places / "site" / "d4rl" / "infos.py").write_text(INFOS.format(address=address))
     monkeypatch.syspath_prepend(str(places / "site"))
+    monkeypatch.setattr(f"{FILES}.find_spec", find_spec)
     yield address
     server.shutdown()
     server.server_close()
@@ -229,8 +234,7 @@ def test_a_failed_download_leaves_nothing(served, places, capsys) -> None:
     assert list((places / "d4rl-data").iterdir()) == []
 
 
-def test_without_the_package_it_is_said_how_to_install_it(places, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("cpl_bench.trajectories.formats.d4rl_files.find_spec", lambda name: None)
+def test_without_the_package_it_is_said_how_to_install_it(places, capsys) -> None:
     card_of(places, "d4rl", "dots-medium-v2")
     assert "pip install --no-deps d4rl" in refused(capsys, places, "import", "mine.toml")
 
@@ -245,6 +249,39 @@ def test_our_cards_name_d4rls_files() -> None:
         known = known_of(source.id)
         assert known is not None and known.address.endswith(f"/{source.file}")
         assert None not in known
+
+
+def test_a_name_of_ones_own_needs_no_d4rl_that_knows_it(served, places) -> None:
+    write_d4rl(places / "d4rl-data" / "mine.hdf5", flat_arrays())
+    card = card_of(places, "d4rl", "mine-v0", 'file = "mine.hdf5"\n')
+    import_trajectories(card)
+    assert "address" not in read_trajectories(card.minari_id).record["import"]
+
+
+def test_a_folder_called_d4rl_is_no_package(places, capsys, monkeypatch) -> None:
+    (places / "d4rl").mkdir()
+    monkeypatch.syspath_prepend(str(places))
+    monkeypatch.setattr(f"{FILES}.find_spec", find_spec)
+    card_of(places, "d4rl", "dots-medium-v2")
+    assert "which is not installed: pip install" in refused(capsys, places, "import", "mine.toml")
+
+
+def test_a_server_that_speaks_no_http_is_told_in_a_line(served, places, capsys) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        connection.recv(1000)
+        connection.sendall(b"no http at all\r\n")
+        connection.close()
+
+    threading.Thread(target=answer, daemon=True).start()
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    (places / "site" / "d4rl" / "infos.py").write_text(INFOS.format(address=address))
+    card_of(places, "d4rl", "dots-medium-v2")
+    said = refused(capsys, places, "import", "mine.toml", "--download")
+    assert "cannot be downloaded (BadStatusLine: no http at all" in said
+    listener.close()
 
 
 def test_an_unknown_d4rl_name_suggests_the_nearest(served, places, capsys) -> None:
@@ -364,6 +401,102 @@ def test_a_minari_id_that_is_not_there_suggests_local_ones(places, capsys) -> No
     assert "no Minari id" in refused(capsys, places, "import", "mine.toml")
 
 
+def act(rng, n):
+    return rng.uniform(-1, 1, (n, 2)).astype(np.float32)
+
+
+def look(rng, n):
+    return rng.uniform(-1, 1, (n, 6))
+
+
+LOOKS, ACTS = BOX(-1, 1, (6,), np.float64), BOX(-1, 1, (2,), np.float32)
+SPEC = {
+    "id": "Evil-v0", "entry_point": "os:mkdir", "reward_threshold": None, "nondeterministic": False,
+    "max_episode_steps": None, "order_enforce": False, "disable_env_checker": True,
+    "kwargs": {"path": "executed"}, "additional_wrappers": [], "vector_entry_point": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("space", ["observation_space", "action_space"])
+@pytest.mark.parametrize("reader", ["import", "ours"])
+def test_what_a_dataset_names_as_its_environment_is_not_called(
+    places, capsys, space, reader
+) -> None:
+    write_minari(places / "data", "foreign/evil-v0", LOOKS, ACTS, buffers(look, act, False))
+    path = places / "data" / "foreign" / "evil-v0" / "data" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    del metadata[space]
+    path.write_text(json.dumps(metadata | {"env_spec": json.dumps(SPEC)}))
+    if reader == "import":
+        card_of(places, "minari", "foreign/evil-v0")
+        said = refused(capsys, places, "import", "mine.toml")
+    else:
+        with pytest.raises(UserError) as problem:
+            read_trajectories("foreign/evil-v0")
+        said = str(problem.value)
+    assert f"names no {space}" in said
+    assert not (places / "executed").exists()
+
+
+KEYS = gymnasium.spaces.Dict({"looks": LOOKS, "key": gymnasium.spaces.Discrete(3)})
+
+
+def with_a_key(rng, n):
+    return {"looks": look(rng, n), "key": rng.integers(0, 3, n)}
+
+
+GIANT = np.finfo(np.float32).max
+
+
+@pytest.mark.parametrize(
+    ("looks", "observe", "acts", "parts", "said"),
+    [
+        (KEYS, with_a_key, ACTS, "", "observations of Discrete(3): expected numbers in Boxes"),
+        (LOOKS, look, ACTS, 'parts = ["looks"]\n', "have no parts, and looks are asked for"),
+        (LOOKS, look, BOX(-GIANT, GIANT, (2,), np.float32), "", "bounds within ±1e+06"),
+        (LOOKS, look, BOX(np.float32([-1, -np.inf]), np.float32([1, 1])), "", "or none has"),
+        (LOOKS, look, BOX(np.float32([-1, 0]), np.float32([1, 0])), "", "below the upper"),
+    ],
+)
+def test_minari_spaces_that_cannot_be_laid_out_are_refused(
+    places, capsys, looks, observe, acts, parts, said
+) -> None:
+    write_minari(places / "data", "foreign/odd-v0", looks, acts, buffers(observe, act, False))
+    card_of(places, "minari", "foreign/odd-v0", parts)
+    assert said in refused(capsys, places, "import", "mine.toml")
+
+
+def test_a_discrete_part_can_be_left_out(places) -> None:
+    write_minari(places / "data", "foreign/odd-v0", KEYS, ACTS, buffers(with_a_key, act, False))
+    card = card_of(places, "minari", "foreign/odd-v0", 'parts = ["looks"]\n')
+    import_trajectories(card)
+    assert read_trajectories(card.minari_id).trajectories[0].observations.shape == (15, 6)
+
+
+def test_a_minari_download_comes_whole_or_not_at_all(places, capsys, monkeypatch) -> None:
+    """What Minari's own download does: write into its root, and fail half-way or not."""
+    whole = False
+
+    def download(minari_id: str) -> None:
+        root = Path(os.environ["MINARI_DATASETS_PATH"])
+        root.mkdir(parents=True, exist_ok=True)
+        if whole:
+            write_minari(root, minari_id, LOOKS, ACTS, buffers(look, act, False))
+            return
+        (root / minari_id / "data").mkdir(parents=True)
+        (root / minari_id / "data" / "main_data.hdf5").write_bytes(b"half")
+        raise ConnectionError("the line broke")
+
+    monkeypatch.setattr(minari, "download_dataset", download)
+    card = card_of(places, "minari", "foreign/dots-v0")
+    said = refused(capsys, places, "import", "mine.toml", "--download")
+    assert "cannot be downloaded (ConnectionError: the line broke)" in said
+    assert list((places / "data").iterdir()) == [], "so that it can be tried again"
+    whole = True
+    assert main(["import", "mine.toml", "--download"]) == 0
+    assert is_imported(card) and not list((places / "data").glob(".downloading*"))
+
+
 # --- What cannot be imported ---
 
 
@@ -387,6 +520,31 @@ def of_other_lengths(path: Path, arrays: dict) -> None:
     write_d4rl(path, arrays)
 
 
+def of_a_number(path: Path, arrays: dict) -> None:
+    write_d4rl(path, arrays | {"observations": np.float32(1)})
+
+
+def of_nothing(path: Path, arrays: dict) -> None:
+    write_d4rl(path, arrays | {"observations": h5py.Empty("f4")})
+
+
+def of_a_group(path: Path, arrays: dict) -> None:
+    del arrays["actions"]
+    write_d4rl(path, arrays)
+    with h5py.File(path, "a") as file:
+        file.create_group("actions")
+
+
+def never_written(path: Path, arrays: dict) -> None:
+    """A few bytes that claim more than any memory holds."""
+    count = 10**12
+    with h5py.File(path, "w") as file:
+        for key in ("observations", "actions"):
+            file.create_dataset(key, (count, 11), "f4", chunks=(1000, 11))
+        for key in ("rewards", "terminals"):
+            file.create_dataset(key, (count,), "f4", chunks=(1000,))
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -399,6 +557,10 @@ def of_other_lengths(path: Path, arrays: dict) -> None:
         (lambda p, a: write_d4rl(p, a | {"actions": 3 * a["actions"]}), "within [-1, 1]"),
         (lambda p, a: write_d4rl(p, a | {"terminals": a["terminals"] + 2}), "must be 0 or 1"),
         (lambda p, a: p.write_text("<html>404</html>"), "cannot be read as HDF5"),
+        (of_a_number, "observations must have shape (N, n), got ()"),
+        (of_nothing, "observations must be numbers"),
+        (of_a_group, "actions must be numbers"),
+        (never_written, "cannot be read as HDF5"),
         (lambda p, a: None, "there is no such file"),
     ],
     ids=lambda each: getattr(each, "__name__", None),

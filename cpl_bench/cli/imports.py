@@ -21,9 +21,10 @@ def import_(
     out: Path | None = None,
     task: str = "",
     label_one_means: Literal["first", "second"] | None = None,
-    annotator: str = "human",
+    ties: Literal["half", "minus-one"] | None = None,
+    annotator: str = "",
     score_key: str = "",
-    pairs: Literal["dense", "sparse"] = "dense",
+    pairs: Literal["dense", "sparse"] | None = None,
     rows: tuple[Path, Path] | None = None,
     trajectories: str = "",
     segment_length: int = 0,
@@ -41,9 +42,11 @@ def import_(
         out: of a file: the preference file; by default of the same name, here.
         task: of a file: where policies are rolled out, a card's name or path, or a Gymnasium id.
         label_one_means: of a file with a label a pair: which of the two a 1 prefers.
-        annotator: of a file with a label a pair: who answered.
+        ties: of a file with a label a pair: what a tie is, 0.5 (half) or -1; by default half.
+        annotator: of a file with a label a pair: who answered; by default human.
         score_key: of an .npz with numbers a segment: which array is the score, higher is better.
-        pairs: of such an .npz: dense: any two segments; sparse: segment i with segment i + n/2.
+        pairs: of such an .npz: dense: any two segments; sparse: segment i with segment i + n/2; by
+            default dense.
         rows: of pickled labels: the files of first rows, the first segments' and the second ones'.
         trajectories: of pickled labels: D4RL's name or file that the rows are of.
         segment_length: of pickled labels: steps in a segment.
@@ -53,23 +56,11 @@ def import_(
     from cpl_bench.experiments.imports import Answers, import_card, import_file
 
     path = Path(what)
-    if not (path.suffix == ".npz" or path.is_dir() or rows):
-        about = (out, task, label_one_means, score_key, trajectories, segment_length, limit_steps)
-        if any(about):
-            raise UserError(
-                f"{what} is taken for a dataset card, which says itself what it holds; leave out, "
-                "task, label_one_means and the like are for files of answers (.npz, --rows)."
-            )
-        print(f"Imported: {import_card(what, source, download)}")
-        return
-    if source or download:
-        raise UserError(f"{what} is a file: --source and --download are for dataset cards.")
-    if path.is_dir() and not (path / "episodes.parquet").is_file():
-        raise UserError(f"{path} is a folder without episodes.parquet: no tables of cpl_bench's.")
-    answers = Answers(
+    about = Answers(
         task=task,
         annotator=annotator,
         label_one_means=label_one_means,
+        ties=ties,
         score_key=score_key,
         pairs=pairs,
         rows=rows,
@@ -77,9 +68,19 @@ def import_(
         segment_length=segment_length,
         limit_steps=limit_steps,
     )
+    if not (path.suffix == ".npz" or path.is_dir() or rows):
+        about.refuse_but(f"{what} is taken for a dataset card, which says itself what it holds")
+        if out:
+            raise UserError(f"{what} is taken for a dataset card, which has its place: no --out.")
+        print(f"Imported: {import_card(what, source, download)}")
+        return
+    if source or download:
+        raise UserError(f"{what} is a file: --source and --download are for dataset cards.")
+    if path.is_dir() and not (path / "episodes.parquet").is_file():
+        raise UserError(f"{path} is a folder without episodes.parquet: no tables of cpl_bench's.")
     target = out or Path(f"{path.stem}.safetensors")
     command = shlex.join(["cpl-bench", *sys.argv[1:]])
-    print(f"Preferences: {import_file(path, target, answers, command)}")
+    print(f"Preferences: {import_file(path, target, about, command)}")
 
 
 def export(data: Name, out: Annotated[Path, tyro.conf.Positional], /, workers: int = 0) -> None:
@@ -92,10 +93,12 @@ def export(data: Name, out: Annotated[Path, tyro.conf.Positional], /, workers: i
         out: FILE.npz, or a folder that is to be made, with a dataset card as Hugging Face reads it.
         workers: rollout processes; 0 for one a processor.
     """
+    from cpl_bench.experiments.imports import check_export
     from cpl_bench.experiments.imports import export as write
     from cpl_bench.experiments.make import find_preferences
     from cpl_bench.tasks.pool import RolloutPool
 
+    check_export(out)
     with RolloutPool(workers or None) as pool:
         _, preferences = find_preferences(data, pool)
     for line in write(preferences, out):

@@ -9,7 +9,7 @@ from typing import Any
 from cpl_bench.core.behaviours import Behaviour
 from cpl_bench.core.cards import TaskCard, load_task, named_table
 from cpl_bench.core.counts import EPISODES, HORIZON, SEED, check_count
-from cpl_bench.core.errors import UserError, unknown_name
+from cpl_bench.core.errors import UserError, shown, unknown_name
 from cpl_bench.core.folders import card_folder
 from cpl_bench.core.labelling import LATER, Labelling, Segments
 from cpl_bench.core.names import NAME, check_line, check_name
@@ -106,7 +106,7 @@ def _files() -> dict[str, Path]:
     files = {}
     for path in card_folder("datasets").glob("*.toml"):
         members = read_toml(path).get("members", {path.stem: {}})
-        files |= dict.fromkeys(members, path)
+        files |= dict.fromkeys(members if isinstance(members, dict) else {path.stem: {}}, path)
     return files
 
 
@@ -149,10 +149,18 @@ def _member(table: dict[str, Any], path: Path) -> dict[str, Any]:
     members = table.pop("members")
     if not isinstance(members, dict):
         raise UserError(f"{path}: members must be a table, a member's own keys by its name.")
+    listing = ", ".join(members)
+    if path.resolve().parent != card_folder("datasets").resolve():
+        raise UserError(
+            f"{path} is a family of datasets ({listing}), which works in datasets/ only. Elsewhere "
+            "write a card for each."
+        )
     if table["name"] not in members:
-        listing = ", ".join(members)
         raise UserError(f"{path} is a family of datasets. Name one of them: {listing}.")
-    return merged(table, members[table["name"]])
+    own = members[table["name"]]
+    if not isinstance(own, dict):
+        raise UserError(f"{path}: members.{table['name']} must be a table, not {shown(own)}.")
+    return merged(table, own)
 
 
 def _beside(name: Any, path: Path) -> Any:
@@ -199,7 +207,11 @@ def _check_dataset_card(card: DatasetCard, path: Path) -> None:
 
 
 def _import_problems(card: DatasetCard) -> dict[str, bool]:
+    assert card.source is not None
+    changed = card.labelling != Labelling() or card.extends != ""
     return {
+        f"{card.source} comes with its segments and answers: no [labelling] counts for it, and no "
+        "card can extend it": card.source.answered and changed,
         "it has a [source], and what is imported has no [behaviour] and no episodes of ours": (
             card.behaviour is not None or card.episodes != 0
         ),

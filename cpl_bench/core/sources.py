@@ -9,7 +9,7 @@ A card has either a behaviour, and its data are collected, or a source, and they
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from cpl_bench.core.errors import UserError
@@ -18,6 +18,18 @@ Format = Literal["minari", "d4rl", "npz"]
 """minari: a Minari dataset; d4rl: D4RL's flat HDF5; npz: segments and answers, no trajectories."""
 OneMeans = Literal["first", "second"]
 """Which of a pair a label of 1 prefers: peers disagree, and files do not say."""
+Ties = Literal["half", "minus-one"]
+"""What a tie is: 0.5, or −1, which elsewhere means the other one of the pair."""
+OWN = {
+    "file": ("d4rl",),
+    "limit_steps": ("d4rl",),
+    "parts": ("minari",),
+    "label_one_means": ("npz",),
+    "ties": ("npz",),
+    "score_key": ("npz",),
+    "annotator": ("npz",),
+}
+"""Whose keys those are that not every format has."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,8 @@ class Source:
     """Where D4RL's file has no timeouts: its task's step limit; 0: the horizon of ours."""
     label_one_means: OneMeans | None = None
     """For npz with a label a pair: which of the two a 1 prefers."""
+    ties: Ties = "half"
+    """For npz with a label a pair: what a tie is, 0.5 or −1."""
     score_key: str = ""
     """For npz with a number a segment: which of its arrays is the score, higher is better."""
     annotator: str = "human"
@@ -59,13 +73,28 @@ class Source:
                 "An npz file holds a label a pair or a score a segment: say either "
                 'label_one_means = "second" (or "first"), or score_key.'
             )
-        if self.format != "npz" and (of_pairs or self.score_key):
-            raise UserError("label_one_means and score_key are for npz files only.")
+        for entry in fields(self):
+            whose = OWN.get(entry.name, (self.format,))
+            if self.format not in whose and getattr(self, entry.name) != entry.default:
+                raise UserError(f"{entry.name} is for {whose[0]} files only.")
+        if self.score_key and (self.ties != "half" or self.annotator != "human"):
+            raise UserError("Scores answer for themselves: ties and annotator are for labels.")
 
     @property
     def answered(self) -> bool:
         """Whether it comes with its segments and answers, so that nothing is left to label."""
         return self.format == "npz"
+
+    @property
+    def answers(self) -> str:
+        """Who answers what comes with its answers."""
+        return "oracle" if self.score_key else self.annotator
+
+    @property
+    def read_as(self) -> dict[str, str | None]:
+        """What its labels are taken to mean; another meaning makes other answers of one file."""
+        labels = {"label_one_means": self.label_one_means, "ties": self.ties}
+        return labels if self.label_one_means else {}
 
     def __str__(self) -> str:
         return f"{self.format}:{self.id}"

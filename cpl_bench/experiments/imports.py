@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 from cpl_bench.core.cards import load_task
-from cpl_bench.core.dataset_cards import load_dataset_card
+from cpl_bench.core.dataset_cards import dataset_names, load_dataset_card
 from cpl_bench.core.errors import UserError
-from cpl_bench.core.sources import OneMeans
+from cpl_bench.core.sources import OneMeans, Ties
 from cpl_bench.experiments.make import check_card, ensure_imported
-from cpl_bench.preferences.foreign import write_imported
+from cpl_bench.preferences.foreign import place_of, write_imported
 from cpl_bench.preferences.format import Preferences
+from cpl_bench.preferences.formats.archives import read_headers
 from cpl_bench.preferences.formats.npz import preferences_from_npz, write_npz
-from cpl_bench.preferences.formats.parquet import read_parquet, write_parquet
+from cpl_bench.preferences.formats.parquet import arrow, read_parquet, write_parquet
 from cpl_bench.preferences.formats.rows import preferences_from_rows
 from cpl_bench.preferences.labelling import preference_path
 from cpl_bench.tasks.registry import find_task
-from cpl_bench.trajectories.foreign import sha256_of
+from cpl_bench.trajectories.foreign import d4rl_file, sha256_of
 from cpl_bench.trajectories.formats.d4rl import read_flat
 from cpl_bench.trajectories.formats.d4rl_files import find_file
 from cpl_bench.trajectories.formats.minari import minari_folder
@@ -35,6 +38,8 @@ def import_card(name: str, where: Path | None = None, download: bool = False) ->
             f"{card.name} is collected, not imported: cpl-bench collect {card.file or card.name}"
         )
     check_card(card)
+    if card.source.answered and where is None and place_of(card, card.source).is_file():
+        where = place_of(card, card.source)  # whoever says so may have put another one there
     ensure_imported(card, where, download)
     return preference_path(card) if card.source.answered else minari_folder(card.minari_id)
 
@@ -45,17 +50,35 @@ class Answers:
 
     task: str = ""
     """Where policies are rolled out; empty for nowhere."""
-    annotator: str = "human"
+    annotator: str = ""
+    """Who answered; empty: a human."""
     label_one_means: OneMeans | None = None
+    ties: Ties | None = None
+    """None: half."""
     score_key: str = ""
-    pairs: str = "dense"
+    pairs: Literal["dense", "sparse"] | None = None
+    """None: dense."""
     rows: tuple[Path, Path] | None = None
     """Files of first rows, where the labels stand for rows of D4RL's `trajectories`."""
     trajectories: str = ""
     """A D4RL name, or the path of its HDF5 file."""
     segment_length: int = 0
     limit_steps: int = 0
-    """D4RL's own step limit, where its file has no timeouts; 0: the task's horizon, else 1000."""
+    """D4RL's own step limit, where its file has no timeouts; 0: that of the card that
+    `trajectories` names, else the task's horizon, else 1000."""
+
+    def refuse_but(self, holds: str, *wanted: str) -> None:
+        """Refuse what was said and does not count for what a file holds.
+
+        Raises:
+            UserError: something else than `wanted` was said.
+        """
+        given = [each.name for each in fields(self) if getattr(self, each.name) != each.default]
+        if wrong := [f"--{each.replace('_', '-')}" for each in given if each not in wanted]:
+            raise UserError(f"{holds}: leave out {' and '.join(wrong)}.")
+
+
+OF_LABELS = ("task", "annotator", "label_one_means", "ties")
 
 
 def import_file(path: Path, out: Path, about: Answers, command: str = "") -> Path:
@@ -68,43 +91,53 @@ def import_file(path: Path, out: Path, about: Answers, command: str = "") -> Pat
         command: the command line, for the file's metadata.
 
     Raises:
-        UserError: what cannot be read, or a convention that isn't said.
+        UserError: what cannot be read, a convention that isn't said, or one that the file has not.
     """
     if out.suffix != ".safetensors":
         raise UserError(f"A preference file's name ends in .safetensors, and {out} does not.")
     if about.task:
         find_task(about.task)
     if path.is_dir():
-        found = read_parquet(path)
-        write_imported(out, found, found.info.source, found.info.source_hash, found.info.command)
+        about.refuse_but(f"{path} holds tables of cpl_bench's, which say all of themselves")
+        write_imported(out, read_parquet(path))
         return out
+    files = [path]
     if about.rows is not None:
-        found = _of_rows(path, about)
-        kind = "rows"
+        file, limit = _steps_of(path, about)
+        files += [*about.rows, file]
+        found = _of_rows(path, about, file, limit)
     else:
-        kind = "npz"
-        found = preferences_from_npz(
-            path,
-            label_one_means=about.label_one_means,
-            score_key=about.score_key,
-            pairs=about.pairs,
-            task=about.task,
-            annotator=about.annotator,
-        )
-    write_imported(out, found, f"{kind}:{path.name}", sha256_of(path), command)
+        found = _of_npz(path, about)
+    info = replace(
+        found.info,
+        source=f"{'npz' if about.rows is None else 'rows'}:{path.name}",
+        source_hash=sha256_of(*files),
+        versions={name: version(name) for name in ("cpl-bench", "numpy")},
+        command=command,
+    )
+    write_imported(out, replace(found, info=info))
     return out
 
 
-def _of_rows(labels: Path, about: Answers) -> Preferences:
-    if not about.trajectories or about.segment_length < 1 or about.label_one_means is None:
-        raise UserError(
-            "Labels of rows need --trajectories (D4RL's name or file), --segment-length, and "
-            "--label-one-means second or first."
-        )
-    assert about.rows is not None
-    named = Path(about.trajectories)
-    file = named if named.suffix in (".hdf5", ".h5") else _d4rl(about.trajectories)
-    limit = about.limit_steps or (load_task(about.task).horizon_steps if about.task else 1000)
+def _of_npz(path: Path, about: Answers) -> Preferences:
+    headers = read_headers(path)
+    if "action_1" in headers:
+        about.refuse_but(f"{path} holds a label a pair", *OF_LABELS)
+    elif "action" in headers:
+        about.refuse_but(f"{path} holds a score a segment", "task", "score_key", "pairs")
+    return preferences_from_npz(
+        path,
+        label_one_means=about.label_one_means,
+        ties=about.ties or "half",
+        score_key=about.score_key,
+        pairs=about.pairs or "dense",
+        task=about.task,
+        annotator=about.annotator or "human",
+    )
+
+
+def _of_rows(labels: Path, about: Answers, file: Path, limit: int) -> Preferences:
+    assert about.rows is not None and about.label_one_means is not None
     return preferences_from_rows(
         labels,
         about.rows,
@@ -112,19 +145,47 @@ def _of_rows(labels: Path, about: Answers) -> Preferences:
         segment_length=about.segment_length,
         limit_steps=limit,
         label_one_means=about.label_one_means,
+        ties=about.ties or "half",
         task=about.task,
-        annotator=about.annotator,
+        annotator=about.annotator or "human",
     )
 
 
-def _d4rl(name: str) -> Path:
-    """A D4RL file by its name; what a card says of its file is believed."""
-    try:
-        source = load_dataset_card(name).source
-    except UserError:
-        source = None
-    file = source.file if source is not None and source.format == "d4rl" else ""
-    return find_file(name, file, download=False)
+def _steps_of(labels: Path, about: Answers) -> tuple[Path, int]:
+    """The D4RL file that rows are of, and its step limit; what a card says of them is believed."""
+    of_rows = ("rows", "trajectories", "segment_length", "limit_steps")
+    about.refuse_but(f"{labels} holds labels of rows", *OF_LABELS, *of_rows)
+    if not about.trajectories or about.segment_length < 1 or about.label_one_means is None:
+        raise UserError(
+            "Labels of rows need --trajectories (D4RL's name or file), --segment-length, and "
+            "--label-one-means second or first."
+        )
+    name, limit = about.trajectories, about.limit_steps
+    known = name.endswith(".toml") or name in dataset_names()
+    card = load_dataset_card(name) if known else None
+    if card is not None and card.source is not None and card.source.format == "d4rl":
+        file = d4rl_file(card, card.source)
+        limit = limit or card.source.limit_steps or load_task(card.task).horizon_steps
+    else:
+        is_file = Path(name).suffix in (".hdf5", ".h5")
+        file = Path(name) if is_file else find_file(name, "", download=False)
+    if not limit:
+        limit = find_task(about.task).horizon_steps if about.task else 1000
+    return file, limit
+
+
+def check_export(out: Path) -> None:
+    """Refuse what nothing can be exported to, before anything is made for it.
+
+    Raises:
+        UserError: no form that there is, something that lies there, or no pyarrow.
+    """
+    if out.suffix not in ("", ".npz"):
+        raise UserError(f"Export to FILE.npz, or to a folder for Parquet; {out} is neither.")
+    if out.exists():
+        raise UserError(f"{out} is there already. Name a file or a folder that isn't.")
+    if not out.suffix:
+        arrow()
 
 
 def export(preferences: Preferences, out: Path) -> list[str]:
@@ -137,9 +198,8 @@ def export(preferences: Preferences, out: Path) -> list[str]:
     Raises:
         UserError: what the form cannot hold, or something that lies there.
     """
-    if out.suffix == ".npz":
-        return write_npz(out, preferences)
+    check_export(out)
     if out.suffix:
-        raise UserError(f"Export to FILE.npz, or to a folder for Parquet; {out} is neither.")
+        return write_npz(out, preferences)
     write_parquet(out, preferences)
     return []

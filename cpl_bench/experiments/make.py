@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from cpl_bench.core.cards import TaskCard, load_task
@@ -45,10 +46,11 @@ def check_card(card: DatasetCard) -> None:
                 f"{card.name} is imported, without simulator states, and the scorer "
                 f"{card.labelling.scorer} forks there. Label with --scorer partial_return."
             )
-        return check_place(load_dataset_card(card.extends) if card.extends else card)
+        return check_place(_base(card))
+    card = replace(_base(card), labelling=card.labelling)
     if is_collected(card):
         return
-    check_place(load_dataset_card(card.extends) if card.extends else card)
+    check_place(card)
     task = make_task(load_task(card.task))
     scripted, forkable = has_expert(task), can_fork(task)
     task.close()
@@ -71,10 +73,15 @@ def check_card(card: DatasetCard) -> None:
         )
 
 
+def _base(card: DatasetCard) -> DatasetCard:
+    """The card whose trajectories a card has: its own, or that of the card that it extends."""
+    return load_dataset_card(card.extends) if card.extends else card
+
+
 def ensure_trajectories(card: DatasetCard, pool: RolloutPool, tell: bool = False) -> None:
     """Collect or import unless this card's trajectories lie on disk; `tell`: say whose bytes in any
     case. They are those of the card that it extends."""
-    card = load_dataset_card(card.extends) if card.extends else card
+    card = _base(card)
     if card.source is not None:
         return ensure_imported(card)
     there = is_collected(card)
@@ -91,9 +98,12 @@ def ensure_trajectories(card: DatasetCard, pool: RolloutPool, tell: bool = False
 def ensure_imported(card: DatasetCard, where: Path | None = None, download: bool = False) -> None:
     """Import what a card's source names unless it lies on disk; `where` and `download` say how.
 
+    It is that of the card that it extends.
+
     Raises:
         UserError: it isn't where it is looked for, or cannot be what the card says.
     """
+    card = _base(card)
     assert card.source is not None
     if card.source.answered:
         if where or not is_answered(card):

@@ -7,7 +7,6 @@ they go to a file of their own.
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 from cpl_bench.core.dataset_cards import DatasetCard
@@ -22,6 +21,7 @@ from cpl_bench.preferences.format import PreferenceInfo, Preferences, preference
 from cpl_bench.preferences.formats.npz import preferences_from_npz
 from cpl_bench.preferences.labelling import planned_info, preference_path
 from cpl_bench.tasks.registry import check_sizes, find_task
+from cpl_bench.trajectories.fit import hint_for
 from cpl_bench.trajectories.foreign import sha256_of
 
 
@@ -34,11 +34,23 @@ def import_answers(card: DatasetCard, where: Path | None = None) -> Path:
 
     Raises:
         UserError: no such file, a damaged or another one, or one that holds something else than the
-            card says.
+            card says; or what another card imported lies in the place.
     """
     source, target = card.source, preference_path(card)
     assert source is not None and source.answered
-    path = where or _beside(card, source)
+    there, planned = _info_at(target), planned_info(card)
+    if there is not None and there.command != planned.command:
+        raise UserError(
+            f"{target} holds the answers of another card of the same name (made with "
+            f"{there.command}, not {planned.command}). Give the card another name, or point "
+            "MINARI_DATASETS_PATH elsewhere."
+        )
+    path = where or place_of(card, source)
+    if where is None and not path.is_file():
+        raise UserError(
+            f"{card.name} is imported from {source.id}, which is not in {path.parent}. Get it, "
+            f"then: cpl-bench import {card.file or card.name} --source PATH"
+        )
     digest = sha256_of(path) if path.is_file() else ""
     if digest and source.sha256 not in ("", digest):
         raise UserError(
@@ -48,6 +60,7 @@ def import_answers(card: DatasetCard, where: Path | None = None) -> Path:
     found = preferences_from_npz(
         path,
         label_one_means=source.label_one_means,
+        ties=source.ties,
         score_key=source.score_key,
         pairs=card.segments.pairs,
         task=card.task,
@@ -56,50 +69,40 @@ def import_answers(card: DatasetCard, where: Path | None = None) -> Path:
     )
     _check(card, found, path)
     with held(target):
-        _write(target, found, planned_info(card, digest))
+        _write(target, found, replace(planned, source_hash=digest))
     return target
 
 
 def is_answered(card: DatasetCard) -> bool:
-    """Whether the card's preferences lie on disk, from the file that it names."""
-    path = preference_path(card)
-    if not path.is_file():
+    """Whether the card's preferences lie on disk, from the file that it names, as it reads it."""
+    info, wanted = _info_at(preference_path(card)), planned_info(card)
+    if info is None:
         return False
-    info, wanted = load_preferences(path).info, planned_info(card)
     named = card.source.sha256 if card.source is not None else ""
     same = replace(info, source_hash="", preferences_hash="", versions=wanted.versions) == wanted
     return same and named in ("", info.source_hash)
 
 
-def write_imported(
-    path: Path, preferences: Preferences, origin: str, source_hash: str, command: str
-) -> None:
+def write_imported(path: Path, preferences: Preferences) -> None:
     """Write imported preferences without a card, and say what they are.
-
-    Args:
-        path: of the preference file.
-        preferences: as read.
-        origin: what they came from: its kind and its name.
-        source_hash: the SHA-256 of that.
-        command: the command line.
 
     Raises:
         UserError: they do not fit their task, or other preferences lie at `path`.
     """
-    info = replace(
-        preferences.info,
-        source=origin,
-        source_hash=source_hash,
-        versions={name: version(name) for name in ("cpl-bench", "numpy")},
-        command=command,
-    )
-    if path.is_file() and load_preferences(path).info.preferences_hash != preferences_hash(
-        preferences
-    ):
+    info, there = preferences.info, _info_at(path)
+    if there is not None and there.preferences_hash != preferences_hash(preferences):
         raise UserError(f"{path} holds other preferences. Name another file with --out.")
     if info.task:
-        _check_task(preferences, info.task, origin)
+        check_sizes(find_task(info.task), _sizes(preferences), info.source)
     _write(path, preferences, info)
+
+
+def _info_at(path: Path) -> PreferenceInfo | None:
+    """What a preference file says of itself; None of none, or one that is to be written again."""
+    try:
+        return load_preferences(path).info if path.is_file() else None
+    except UserError:  # damaged or of another version
+        return None
 
 
 def _write(path: Path, preferences: Preferences, info: PreferenceInfo) -> None:
@@ -112,15 +115,9 @@ def _write(path: Path, preferences: Preferences, info: PreferenceInfo) -> None:
     )
 
 
-def _beside(card: DatasetCard, source: Source) -> Path:
+def place_of(card: DatasetCard, source: Source) -> Path:
     """Where a card's file is looked for: beside a card of one's own, else where data lie."""
-    folder = Path(card.file).parent if card.file else data_root()
-    if not (folder / source.id).is_file():
-        raise UserError(
-            f"{card.name} is imported from {source.id}, which is not in {folder}. Get it, then: "
-            f"cpl-bench import {card.file or card.name} --source PATH"
-        )
-    return folder / source.id
+    return (Path(card.file).parent if card.file else data_root()) / source.id
 
 
 def _check(card: DatasetCard, found: Preferences, path: Path) -> None:
@@ -135,9 +132,9 @@ def _check(card: DatasetCard, found: Preferences, path: Path) -> None:
     )
     if wanted != held_:
         raise UserError(f"{path} holds {held_}; {card.path} says {wanted}.")
-    _check_task(found, card.task, str(path))
+    if card.source is not None and card.source.rolled_out:
+        check_sizes(find_task(card.task), _sizes(found), str(path), hint_for(card))
 
 
-def _check_task(found: Preferences, task: str, whose: str) -> None:
-    sizes = found.observations.shape[1], found.actions.shape[1]
-    check_sizes(find_task(task), sizes, whose)
+def _sizes(found: Preferences) -> tuple[int, int]:
+    return found.observations.shape[1], found.actions.shape[1]

@@ -48,7 +48,8 @@ def is_labelled(card: DatasetCard) -> bool:
     except UserError:  # damaged or of another version: to be made again
         return False
     source = read_record(card.minari_id) or {}
-    return info.source_hash == source.get("content_hash") and is_asked_alike(info, card)
+    alike = is_asked_alike(info, card) and info.task == planned_info(card).task
+    return alike and info.source_hash == source.get("content_hash")
 
 
 def label(card: DatasetCard, pool: RolloutPool) -> Path:

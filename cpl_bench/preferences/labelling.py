@@ -84,8 +84,9 @@ def with_options(
     Raises:
         UserError: an unknown scorer or annotator, or numbers that cannot be.
     """
-    asked = (scorer, annotator, segments, segment_length, pairs, ranked_size, annotator_settings)
     if card.source is not None and card.source.answered:
+        asked = [segments, segment_length, pairs, ranked_size, comparisons, scorer, annotator]
+        asked += [annotator_settings, scorer_settings, discount]
         if any(each is not None for each in asked):
             raise UserError(f"{card.name} comes with its segments and answers; import it as it is.")
         return card
@@ -127,22 +128,24 @@ def planned_info(card: DatasetCard, source_hash: str = "") -> PreferenceInfo:
     cut = card.segments
     packages = {name: version(name) for name in ("cpl-bench", "numpy", "gymnasium")}
     source = card.source
+    task = card.task if source is None or source.rolled_out else ""
     if source is not None and source.answered:
         return PreferenceInfo(
             card=card.name,
-            task=card.task,
+            task=task,
             segment_length=cut.length,
             pairs=cut.pairs,
             source=str(source),
             source_hash=source_hash,
             scorer=source.score_key,
-            annotator="oracle" if source.score_key else source.annotator,
+            annotator=source.answers,
+            annotator_settings=source.read_as,
             versions=packages,
             command=f"cpl-bench import {card.file or card.name}",
         )
     return PreferenceInfo(
         card=card.name,
-        task=card.task if source is None or source.rolled_out else "",
+        task=task,
         segment_length=cut.length,
         pairs=cut.pairs,
         source=card.minari_id,
@@ -210,11 +213,8 @@ def seeds_of(card: DatasetCard) -> dict[str, int]:
 def _shown(settings: Mapping[str, Any]) -> list[str]:
     """Settings as parts of a file's name."""
     words = {name: repr(value) for name, value in sorted(settings.items())}
-    return [f"{k}{v if SAFE.fullmatch(v) else file_part(v)}" for k, v in words.items()]
-
-
-SAFE = re.compile(r"[A-Za-z0-9_.+-]+")
-"""What of a setting's value may stand in a file's name."""
+    safe = re.compile(r"[A-Za-z0-9_.+-]+")
+    return [f"{k}{v if safe.fullmatch(v) else file_part(v)}" for k, v in words.items()]
 
 
 def check_labelling(task: str, cut: Segments, labelling: Labelling) -> None:

@@ -102,6 +102,11 @@ class PlainTask(gymnasium.Env):
         """Free the simulator."""
         self._env.close()
 
+    @property
+    def own_actions(self) -> tuple[np.ndarray, np.ndarray]:
+        """(centre, reach), (a,) each, of the actions that the environment itself takes."""
+        return self._centre, self._reach
+
     def _kept(self, method: str, count: int, result: Any) -> tuple[Any, ...]:
         """What a method gave, if it keeps Gymnasium's API."""
         if not isinstance(result, tuple) or len(result) != count:

@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 from typing import Any, cast
 
 import gymnasium
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from cpl_bench.core import plugins
@@ -112,6 +113,13 @@ def check_sizes(
             f"{card.name} has observations of {of_task[0]} and actions of {of_task[1]} numbers, "
             f"{whose} of {sizes[0]} and {sizes[1]}. {hint}"
         )
+
+
+def action_bounds(card: TaskCard) -> tuple[np.ndarray, np.ndarray]:
+    """(centre, reach) of the actions that a task's own environment takes; ours are within ±1."""
+    task = make_task(card)
+    task.close()
+    return getattr(task, "own_actions", (np.zeros(1), np.ones(1)))
 
 
 def entry_point(suite: str) -> str:

@@ -13,9 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cpl_bench.core.cards import TaskCard, load_task
+from cpl_bench.core.cards import load_task
 from cpl_bench.core.dataset_cards import DatasetCard
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import check_writable
@@ -26,8 +24,8 @@ from cpl_bench.core.published import Published, short
 from cpl_bench.core.sources import Source
 from cpl_bench.core.versions import installed, processor
 from cpl_bench.tasks.episodes import Trajectory
-from cpl_bench.tasks.registry import check_sizes
 from cpl_bench.trajectories.dataset import content_hash
+from cpl_bench.trajectories.fit import fitted
 from cpl_bench.trajectories.formats.any_minari import find_dataset, read_any
 from cpl_bench.trajectories.formats.d4rl import read_flat, trajectories_of
 from cpl_bench.trajectories.formats.d4rl_files import find_file, known_of
@@ -60,17 +58,26 @@ class Foreign:
 
 def read_d4rl(card: DatasetCard, source: Source, where: Path | None, download: bool) -> Foreign:
     """The episodes of a D4RL file."""
-    named = Path(source.id)
-    if where is None and named.suffix in (".hdf5", ".h5"):
-        where = Path(card.file).parent / named if card.file else named
-    path = where or find_file(source.id, source.file, download)
-    known = None if where else known_of(source.id)
+    path = where or d4rl_file(card, source, download)
+    known = None if where or is_file(source.id) else known_of(source.id)
     flat, limit = read_flat(path), source.limit_steps or load_task(card.task).horizon_steps
     origin: dict[str, Any] = {"file": path.name, "sha256": sha256_of(path)}
     if known is not None:
         reference = {"random_return": known.random_return, "expert_return": known.expert_return}
         origin |= {"address": known.address, "d4rl_reference": reference}
     return Foreign(trajectories_of(flat, limit), origin, knows_successes=False)
+
+
+def d4rl_file(card: DatasetCard, source: Source, download: bool = False) -> Path:
+    """The file that a card names by its path, from the card's folder, or by D4RL's name."""
+    if is_file(source.id):
+        return Path(card.file).parent / source.id if card.file else Path(source.id)
+    return find_file(source.id, source.file, download)
+
+
+def is_file(name: str) -> bool:
+    """Whether a file is meant, and not a name of D4RL's."""
+    return Path(name).suffix in (".hdf5", ".h5")
 
 
 def read_minari(card: DatasetCard, source: Source, where: Path | None, download: bool) -> Foreign:
@@ -118,7 +125,7 @@ def import_trajectories(
             f"{source} has the SHA-256 {short(digest)}, and {card.path} wants "
             f"{short(source.sha256)}: another version of it, or a damaged one."
         )
-    _check(card, task, found.trajectories)
+    found = replace(found, trajectories=fitted(card, task, found.trajectories))
     record = {
         "card": asdict(replace(card, published=Published())),
         "recipe": import_recipe(card),
@@ -169,6 +176,7 @@ def import_recipe(card: DatasetCard) -> dict[str, Any]:
     if source.format == "minari":
         asked["parts"] = list(source.parts)
     else:
+        asked["file"] = source.file
         asked["limit_steps"] = source.limit_steps or task.horizon_steps
     return {"import": asked, "task": [task.suite, task.source_id]}
 
@@ -181,35 +189,6 @@ def is_imported(card: DatasetCard) -> bool:
     """
     record = read_record(card.minari_id)
     return record is not None and record.get("recipe") == import_recipe(card)
-
-
-def _check(card: DatasetCard, task: TaskCard, trajectories: list[Trajectory]) -> None:
-    """Refuse what does not fit the task, or cannot be cut into the card's segments."""
-    source, length = card.source, card.segments.length
-    if not trajectories:
-        raise UserError(f"{source} holds no episode of a step whose end is known.")
-    shapes = {(e.observations.shape[1], e.actions.shape[1]) for e in trajectories}
-    if len(shapes) > 1:
-        raise UserError(f"{source}: episodes have different sizes: {sorted(shapes)}.")
-    if source is None or source.rolled_out:
-        hint = f"Name its task in {card.path}, or say rolled_out = false in its [source]."
-        check_sizes(task, shapes.pop(), str(source), hint)
-    longest = max(len(each.rewards) for each in trajectories)
-    if longest < length:
-        raise UserError(
-            f"{source}: its longest episode has {longest} steps, and {card.path} cuts segments of "
-            f"{length}. Choose a shorter segments.length."
-        )
-    for number, each in enumerate(trajectories):
-        for what in ("observations", "actions", "rewards"):
-            if not np.isfinite(getattr(each, what)).all():
-                raise UserError(f"{source}: episode {number} has {what} that are not finite.")
-        reach = float(np.abs(each.actions).max())
-        if reach > 1 + 1e-6:
-            raise UserError(
-                f"{source}: actions must lie within [-1, 1], and reach {reach:g} in episode "
-                f"{number}: it is another task's, or must be rescaled."
-            )
 
 
 def sha256_of(*paths: Path) -> str:

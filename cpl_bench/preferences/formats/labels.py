@@ -1,7 +1,8 @@
 """Other people's labels, in our convention.
 
 Peers disagree on whether a label of 1 prefers the first or the second of a pair, and their files do
-not say: whoever imports has to (`label_one_means`). Ties are 0.5, or −1 beside 0 and 1.
+not say: whoever imports has to (`label_one_means`). Ties are 0.5; a −1 may be a tie beside 0 and 1,
+or the other one of the pair, and then a 0 is the tie: that has to be said, too (`ties`).
 """
 
 from __future__ import annotations
@@ -11,22 +12,22 @@ from jaxtyping import Float32
 from numpy.typing import ArrayLike
 
 from cpl_bench.core.errors import UserError
-from cpl_bench.core.sources import OneMeans
+from cpl_bench.core.sources import OneMeans, Ties
 
 
 def answers_of(
-    labels: ArrayLike, label_one_means: OneMeans, where: str
+    labels: ArrayLike, label_one_means: OneMeans, where: str, ties: Ties = "half"
 ) -> Float32[np.ndarray, "c"]:
     """`prefers_second` of some labels: 1 the second is better, 0 the first, 0.5 a tie.
 
     Args:
-        labels: (c,) or (c, 1): 0, 1, 0.5 or anything between; or 0, 1 and −1 for a tie.
+        labels: (c,) or (c, 1): 0, 1, 0.5 or anything between; or, as `ties` says, 0, 1 and −1.
         label_one_means: which of the pair a label of 1 prefers.
         where: what messages call them, usually the file.
+        ties: what a tie is.
 
     Raises:
-        UserError: labels outside the convention, or −1 without a 0, which may mean a tie or the
-            other one.
+        UserError: labels outside the convention, or a −1 that nobody said is a tie.
     """
     values = np.asarray(labels)
     if values.ndim == 2 and values.shape[1] == 1:
@@ -37,10 +38,11 @@ def answers_of(
         )
     values = values.astype(np.float64)
     tied = values == -1
-    if tied.any() and not (values == 0).any():
+    if tied.any() and ties != "minus-one":
         raise UserError(
-            f"{where}: labels of -1 without any 0 may mean ties, or the other one of the pair. "
-            "Write them as 0, 1 and 0.5 first."
+            f"{where}: a label of -1 may mean a tie, or the other one of the pair. Say --ties "
+            'minus-one (on a card, ties = "minus-one") if it is a tie; if 0 is, write the labels '
+            "as 0, 1 and 0.5 first."
         )
     wrong = ~(tied | ((values >= 0) & (values <= 1)))
     if wrong.any() or (tied.any() and not np.isin(values, (-1, 0, 1)).all()):

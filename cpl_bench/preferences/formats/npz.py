@@ -24,10 +24,10 @@ import numpy as np
 
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import atomic_path
-from cpl_bench.core.sources import OneMeans
+from cpl_bench.core.sources import OneMeans, Ties
 from cpl_bench.preferences.arrays import preferences_from_arrays
 from cpl_bench.preferences.format import Preferences
-from cpl_bench.preferences.formats.archives import read_npz
+from cpl_bench.preferences.formats.archives import Header, read_headers, read_npz
 from cpl_bench.preferences.formats.labels import answers_of
 
 ACTION_LIMIT = 1 - 1e-5
@@ -40,6 +40,7 @@ def preferences_from_npz(
     path: Path,
     *,
     label_one_means: OneMeans | None = None,
+    ties: Ties = "half",
     score_key: str = "",
     pairs: str = "dense",
     task: str = "",
@@ -51,6 +52,7 @@ def preferences_from_npz(
     Args:
         path: of the file.
         label_one_means: of a file with a label a pair, which of the two a 1 prefers.
+        ties: of such a file, what a tie is: 0.5 or −1.
         score_key: of a file with scores, which array they are; higher is better.
         pairs: of a file with scores: dense, any two; sparse, segment i with segment i + n/2.
         task: where policies are rolled out; empty for nowhere.
@@ -61,35 +63,39 @@ def preferences_from_npz(
         UserError: a damaged file, arrays that are missing or do not fit together, labels outside
             the convention, or a convention that isn't said.
     """
-    arrays = read_npz(path)
-    if "action_1" in arrays:
+    headers = read_headers(path)
+    if "action_1" in headers:
         if label_one_means is None:
             raise UserError(
                 f"{path} holds a label a pair, and does not say whether a 1 prefers the first or "
                 "the second: say --label-one-means second (as CPL's authors have it), or first."
             )
-        return _of_pairs(path, arrays, label_one_means, task, name, annotator)
-    if "action" not in arrays:
+        _wanted(path, headers, "obs_1", "obs_2", "action_1", "action_2", "label")
+        sides = [f"{key}_{side}" for key in ("obs", "action", *EXTRA) for side in "12"]
+        arrays = read_npz(path, ("label", "no_reward", *sides))
+        answers = answers_of(arrays["label"], label_one_means, f"{path}: label", ties)
+        return _of_pairs(path, arrays, answers, task, name, annotator)
+    if "action" not in headers:
         raise UserError(
             f"{path}: expected obs_1, obs_2, action_1, action_2 and label, or obs, action and a "
-            f"score; it holds {', '.join(arrays) or 'nothing'}."
+            f"score; it holds {', '.join(headers) or 'nothing'}."
         )
     if label_one_means is not None:
         raise UserError(f"{path} holds a score a segment and no labels; leave label_one_means out.")
+    score_key = _score_key(path, headers, score_key)
+    arrays = read_npz(path, ("obs", "action", "no_reward", *EXTRA, score_key))
     return _of_scores(path, arrays, score_key, pairs, task, name)
 
 
 def _of_pairs(
     path: Path,
     arrays: dict[str, np.ndarray],
-    label_one_means: OneMeans,
+    answers: np.ndarray,
     task: str,
     name: str,
     annotator: str,
 ) -> Preferences:
-    _wanted(path, arrays, "obs_1", "obs_2", "action_1", "action_2", "label")
     count = len(arrays["obs_1"])
-    answers = answers_of(arrays["label"], label_one_means, f"{path}: label")
     both = {}
     for key in ("obs", "action", *EXTRA):
         ours, theirs = arrays.get(f"{key}_1"), arrays.get(f"{key}_2")
@@ -117,23 +123,25 @@ def _of_pairs(
     )
 
 
-def _of_scores(
-    path: Path, arrays: dict[str, np.ndarray], score_key: str, pairs: str, task: str, name: str
-) -> Preferences:
-    _wanted(path, arrays, "obs", "action")
-    count = len(arrays["action"])
-    able = [
-        key
-        for key, values in arrays.items()
-        if values.shape == (count,) and values.dtype.kind == "f"
-    ]
+def _score_key(path: Path, headers: dict[str, Header], score_key: str) -> str:
+    """Which array is the score: the one that is named, or the only one that can be."""
+    _wanted(path, headers, "obs", "action")
+    one_each = headers["action"].shape[:1]
+    able = [k for k, each in headers.items() if each.shape == one_each and each.dtype.kind == "f"]
     if not score_key and len(able) == 1:
-        score_key = able[0]
+        return able[0]
     if score_key not in able:
         raise UserError(
             f"{path}: which of its arrays is the score, higher is better? Say --score-key; there "
             f"is {', '.join(able) or 'none with a number a segment'}."
         )
+    return score_key
+
+
+def _of_scores(
+    path: Path, arrays: dict[str, np.ndarray], score_key: str, pairs: str, task: str, name: str
+) -> Preferences:
+    count = len(arrays["action"])
     scores = arrays[score_key].astype(np.float64)
     kept: dict[str, Any] = _extra(arrays, arrays)
     if pairs == "dense":
@@ -158,13 +166,13 @@ def _named(path: Path, *arrays: Any, scorer: str, **settings: Any) -> Preference
     return replace(found, info=replace(found.info, scorer=scorer))
 
 
-def _wanted(path: Path, arrays: dict[str, np.ndarray], *keys: str) -> None:
-    missing = [key for key in keys if key not in arrays]
+def _wanted(path: Path, headers: dict[str, Header], *keys: str) -> None:
+    missing = [key for key in keys if key not in headers]
     if missing:
         raise UserError(
-            f"{path}: {', '.join(missing)} is missing; it holds {', '.join(sorted(arrays))}."
+            f"{path}: {', '.join(missing)} is missing; it holds {', '.join(sorted(headers))}."
         )
-    single = [key for key in keys if arrays[key].ndim == 0]
+    single = [key for key in keys if not headers[key].shape]
     if single:
         raise UserError(f"{path}: {single[0]} is a single number, not an array.")
 
@@ -217,7 +225,11 @@ def write_npz(path: Path, preferences: Preferences) -> list[str]:
             said.append(f"{(~kept).sum():,} skipped questions are left out: .npz has no weights.")
         sides = {"1": preferences.first[kept], "2": preferences.second[kept]}
         arrays = {f"{k}_{side}": v[at] for k, v in steps.items() for side, at in sides.items()}
-        arrays["label"] = preferences.prefers_second[kept]
+        arrays["label"] = answers = preferences.prefers_second[kept]
+        if soft := int((~np.isin(answers, (0, 0.5, 1))).sum()):
+            said.append(
+                f"{soft:,} soft labels are written as they are; the authors' code rounds them."
+            )
         arrays |= {key: values[: kept.sum()] for key, values in none.items()}
     if preferences.scores is not None and info.pairs != "dense":
         said.append("scores of the segments are left out: the file holds a label a pair.")

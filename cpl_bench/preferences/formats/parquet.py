@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from cpl_bench.core.errors import UserError
+from cpl_bench.core.errors import UserError, in_a_line
 from cpl_bench.core.files import replace_folder, write_atomically
+from cpl_bench.core.tables import from_json
+from cpl_bench.core.toml import build
 from cpl_bench.preferences.format import PreferenceInfo, Preferences, preferences_hash
 from cpl_bench.preferences.verify import verify
 
@@ -77,7 +79,12 @@ Say here under which licence the data may be used.
 """
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def arrow() -> tuple[Any, Any]:
+    """`pyarrow` and `pyarrow.parquet`.
+
+    Raises:
+        UserError: they are not installed.
+    """
     try:
         import pyarrow
         from pyarrow import parquet
@@ -94,7 +101,7 @@ def write_parquet(folder: Path, preferences: Preferences) -> None:
     Raises:
         UserError: something lies at `folder`, or pyarrow isn't installed.
     """
-    pa, parquet = _pyarrow()
+    pa, parquet = arrow()
     if folder.exists():
         raise UserError(f"{folder} is there already. Name a folder that isn't.")
     info, ends = preferences.info, preferences.episode_ends
@@ -167,7 +174,7 @@ def read_parquet(folder: Path) -> Preferences:
         UserError: no such folder, tables that are missing, damaged, altered or another program's,
             or no pyarrow.
     """
-    pa, parquet = _pyarrow()
+    _, parquet = arrow()
     try:
         found = {
             name: parquet.read_table(folder / f"{name}.parquet")
@@ -175,12 +182,18 @@ def read_parquet(folder: Path) -> Preferences:
             if (folder / f"{name}.parquet").is_file()
         }
         metadata = (found["episodes"].schema.metadata or {})[KEY]
-        info = PreferenceInfo(**json.loads(metadata))
+        table = from_json(metadata.decode(), f"{folder}: its metadata")
+        if not isinstance(table, dict):
+            raise UserError(f"{folder}: its metadata are no table.")
+        info = build(PreferenceInfo, table, f"{folder}: its metadata")
         preferences = _assembled(found, info)
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, pa.ArrowException) as problem:
+    except UserError:
+        raise
+    except Exception as problem:  # of pyarrow's, or of tables that do not belong together
         raise UserError(
             f"{folder} cannot be read as tables of cpl_bench's ({type(problem).__name__}: "
-            f"{problem}). Expected {', '.join(f'{name}.parquet' for name in TABLES)}."
+            f"{in_a_line(str(problem))}). Expected "
+            f"{', '.join(f'{name}.parquet' for name in TABLES)}."
         ) from None
     verify(preferences, str(folder))
     if preferences_hash(preferences) != info.preferences_hash:

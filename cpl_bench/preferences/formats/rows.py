@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cpl_bench.core.errors import UserError
-from cpl_bench.core.sources import OneMeans
+from cpl_bench.core.sources import OneMeans, Ties
 from cpl_bench.preferences.arrays import preferences_from_arrays
 from cpl_bench.preferences.format import Preferences
 from cpl_bench.preferences.formats.labels import answers_of
@@ -28,6 +28,7 @@ def preferences_from_rows(
     segment_length: int,
     limit_steps: int,
     label_one_means: OneMeans,
+    ties: Ties = "half",
     task: str = "",
     name: str = "",
     annotator: str = "human",
@@ -35,12 +36,13 @@ def preferences_from_rows(
     """The preferences, with the segments cut out of D4RL's steps.
 
     Args:
-        labels: the file of labels, 0, 1, and −1 for a tie.
+        labels: the file of labels.
         rows: the files of first rows, of the first and of the second segments.
         flat: D4RL's file.
         segment_length: steps in a segment.
         limit_steps: the task's, where D4RL's file has no timeouts.
         label_one_means: which of the two a label of 1 prefers.
+        ties: what a tie is, 0.5 or −1, as Preference Transformer's are.
         task: where policies are rolled out; empty for nowhere.
         name: of the data.
         annotator: who answered.
@@ -49,12 +51,12 @@ def preferences_from_rows(
         UserError: a pickle that isn't numbers, labels outside the convention, fewer rows than
             labels, or rows that are none, or whose segments do not lie in one episode.
     """
-    answers = answers_of(read_numbers(labels), label_one_means, str(labels))
+    answers = answers_of(read_numbers(labels), label_one_means, str(labels), ties)
     begins = [_first_rows(path, len(answers)) for path in rows]
     kept = qlearning_rows(flat, limit_steps)
     steps = []
     for path, starts in zip(rows, begins, strict=True):
-        wrong = (starts < 0) | (starts + segment_length > len(kept))
+        wrong = (starts < 0) | (starts > len(kept) - segment_length)
         if wrong.any():
             raise UserError(
                 f"{path}: row {starts[wrong][0]} and {segment_length} steps from there are not in "

@@ -1,30 +1,35 @@
 """Anybody's Minari datasets, as episodes of ours.
 
 Observations are laid out as tasks have them (`cpl_bench.tasks.flat`): of goal environments the
-observation and the desired goal. Actions are rescaled to [−1, 1] from the
-bounds that the dataset's action space names, as any Gymnasium environment's are. Discrete actions
-are refused.
+observation and the desired goal. Actions are rescaled to [−1, 1] from the bounds that the dataset's
+action space names, as any Gymnasium environment's are; where it names none they are taken as they
+are. Whatever is discrete is refused.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cpl_bench.core.errors import UserError, unknown_name
+from cpl_bench.core.errors import UserError, in_a_line, shortened, unknown_name
+from cpl_bench.core.files import remove_folder, replace_folder
 from cpl_bench.core.folders import data_root
 from cpl_bench.core.progress import say
 from cpl_bench.tasks.episodes import Trajectory
 from cpl_bench.tasks.flat import flat
 from cpl_bench.trajectories.formats.minari import minari_root
+from cpl_bench.trajectories.formats.minari_open import open_dataset
 
 ID = re.compile(r"[\w-]+(/[\w-]+)*-v\d+")
 SUCCESS_KEYS = ("success", "is_success")
+WIDEST = 1e6
+"""No action has a bound beyond this; a larger one stands for none."""
 
 
 def find_dataset(minari_id: str, download: bool) -> Path:
@@ -60,59 +65,77 @@ def _download(minari_id: str, root: Path) -> None:
     from minari.storage.remotes import DEFAULT_REMOTE
 
     say(f"Downloading {DEFAULT_REMOTE}/{minari_id} (or from $MINARI_REMOTE) → {root}")
+    staging = root / f".downloading-{minari_id.replace('/', '-')}"
+    remove_folder(staging)  # what a kill left
     try:
-        with minari_root(root):
+        with minari_root(staging):
             minari.download_dataset(minari_id)
+        if not (staging / minari_id / "data" / "metadata.json").is_file():
+            raise UserError("no data came")
+        replace_folder(staging / minari_id, root / minari_id)
     except Exception as problem:  # of Minari's, its server's, or of a package that it asks for
         raise UserError(
-            f"{minari_id} cannot be downloaded ({type(problem).__name__}: {problem}). Get it in "
-            f"another way, and put it into {root}."
+            f"{minari_id} cannot be downloaded ({type(problem).__name__}: "
+            f"{in_a_line(str(problem))}). Get it in another way, and put it into {root}."
         ) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def read_any(minari_id: str, root: Path, parts: tuple[str, ...]) -> tuple[list[Trajectory], bool]:
     """All episodes of a dataset below `root`, and whether they say where they succeeded.
 
     Raises:
-        UserError: it cannot be read, its actions are discrete, or its observations have no such
-            `parts`.
+        UserError: it cannot be read, its actions or observations are discrete, its actions have no
+            bounds that can be used, or its observations have no such `parts`.
     """
-    import minari
-
+    trajectories, known = [], True
     try:
         with minari_root(root), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = minari.load_dataset(minari_id)
-            episodes = list(dataset.storage.get_episodes(range(dataset.total_episodes)))
-            seen, space = dataset.observation_space, dataset.action_space
-    except (OSError, KeyError, ValueError, AssertionError, RuntimeError, TypeError) as problem:
+            dataset = open_dataset(minari_id, root)
+            centre, reach = _bounds(minari_id, dataset.action_space)
+            taken = _spaces(minari_id, dataset.observation_space, parts)
+            for number, episode in enumerate(
+                dataset.storage.get_episodes(range(dataset.total_episodes))
+            ):
+                successes = _successes(episode.get("infos") or {}, len(episode["rewards"]))
+                known = known and successes is not None
+                seen = _laid_out(taken, episode["observations"])
+                where = f"{minari_id}, episode {number}"
+                trajectories.append(_trajectory(where, episode, seen, centre, reach, successes))
+    except UserError:
+        raise
+    except Exception as problem:  # of Minari, h5py, or of a package that it asks for
         raise UserError(
             f"The Minari dataset {minari_id} in {root} cannot be read ({type(problem).__name__}: "
-            f"{problem}). Get it again."
+            f"{in_a_line(str(problem))}). Get it again."
         ) from None
-    centre, reach = _bounds(minari_id, space)
-    trajectories, known = [], True
-    for number, episode in enumerate(episodes):
-        where = f"{minari_id}, episode {number}"
-        successes = _successes(episode.get("infos") or {}, len(episode["rewards"]))
-        known = known and successes is not None
-        observations = _laid_out(where, seen, episode["observations"], parts)
-        trajectories.append(_trajectory(where, episode, observations, centre, reach, successes))
     return trajectories, known
 
 
 def _bounds(minari_id: str, space: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(centre, reach) of each action; 0 and 1 where it has no bounds."""
+    """(centre, reach) of each action; 0 and 1 where none has bounds.
+
+    Raises:
+        UserError: no such actions as policies here have, or bounds that nothing can be scaled by.
+    """
     from gymnasium.spaces import Box
 
     if not isinstance(space, Box) or len(space.shape) != 1:
         raise UserError(
-            f"{minari_id} has the actions {space}: expected a one-dimensional Box. Policies here "
-            "act in continuous numbers."
+            f"{minari_id} has the actions {shortened(str(space))}: expected a one-dimensional Box. "
+            "Policies here act in continuous numbers."
         )
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    if not (np.isfinite(low) & np.isfinite(high)).all():
+    if np.isinf(low).all() and np.isinf(high).all():
         return np.zeros(len(low)), np.ones(len(low))
+    if not ((low >= -WIDEST) & (low < high) & (high <= WIDEST)).all():
+        raise UserError(
+            f"{minari_id} has the actions {shortened(str(space))}: expected that all have bounds "
+            f"within ±{WIDEST:g}, the lower below the upper, or none has. Write a copy whose "
+            "action_space says what is meant."
+        )
     return (low + high) / 2, (high - low) / 2
 
 
@@ -148,17 +171,49 @@ def _trajectory(
     )
 
 
-def _laid_out(where: str, space: Any, observations: Any, parts: tuple[str, ...]) -> np.ndarray:
-    """(T + 1, o): by the rule of tasks, or the `parts` of a dictionary, end to end."""
-    if not parts or not isinstance(observations, Mapping):
-        return flat(space, observations)
-    missing = [part for part in parts if part not in observations]
-    if missing:
+def _spaces(minari_id: str, space: Any, parts: tuple[str, ...]) -> dict[str, Any]:
+    """The spaces of what is taken of an observation: of `parts` by name, of all of it by "".
+
+    Raises:
+        UserError: it has no such parts, or what is taken is not of numbers alone.
+    """
+    from gymnasium.spaces import Box, Dict
+
+    own = list(space.spaces) if isinstance(space, Dict) else []
+    if set(parts) - set(own):
+        has = f"the parts {', '.join(sorted(own))}" if own else "no parts"
         raise UserError(
-            f"{where}: the observations have the parts {', '.join(sorted(observations))}, and "
-            f"{', '.join(parts)} are asked for. Name others as `parts` of the card's [source]."
+            f"{minari_id}: the observations have {has}, and {', '.join(parts)} are asked for. Name "
+            "others as `parts` of the card's [source], or none."
         )
-    return np.concatenate([flat(space[part], observations[part]) for part in parts], axis=1)
+    taken = {part: space[part] for part in parts} if parts else {"": space}
+    for leaf in _leaves(list(taken.values())):
+        if not isinstance(leaf, Box):
+            raise UserError(
+                f"{minari_id} has observations of {leaf}: expected numbers in Boxes. "
+                + (f"Its parts are {', '.join(own)}: name some as `parts`." if own else "")
+            )
+    return taken
+
+
+def _leaves(spaces: Sequence[Any]) -> list[Any]:
+    """The spaces that some are made of, in the end."""
+    from gymnasium.spaces import Dict, Tuple
+
+    found = []
+    for space in spaces:
+        within = list(space.spaces.values()) if isinstance(space, Dict) else []
+        within = list(space.spaces) if isinstance(space, Tuple) else within
+        found += _leaves(within) if isinstance(space, Dict | Tuple) else [space]
+    return found
+
+
+def _laid_out(taken: Mapping[str, Any], observations: Any) -> np.ndarray:
+    """(T + 1, o): by the rule of tasks, what is `taken` of them end to end."""
+    rows = [
+        flat(space, observations[part] if part else observations) for part, space in taken.items()
+    ]
+    return np.concatenate(rows, axis=1)
 
 
 def _successes(infos: Mapping[str, Any], steps: int) -> np.ndarray | None:

@@ -16,14 +16,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from cpl_bench.core.errors import UserError
+from cpl_bench.core.errors import UserError, in_a_line, shown
 from cpl_bench.tasks.episodes import Trajectory
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
+WIDE = ("observations", "actions", "next_observations")
+"""Which have more than a number a step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +72,17 @@ def read_flat(path: Path) -> Flat:
                     f"{', '.join(missing)}; it holds: {', '.join(sorted(file)) or 'nothing'}."
                 )
             keys = [*REQUIRED, "timeouts", "next_observations"]
+            count = (getattr(file["observations"], "shape", None) or (0,))[0]
+            for key in keys:
+                if key in file:
+                    _check_shape(path, key, file[key], count)
             found = {key: np.asarray(file[key]) for key in keys if key in file}
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as problem:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as problem:
         raise UserError(
-            f"{path} cannot be read as HDF5; it may be truncated ({problem}). Get it again."
+            f"{path} cannot be read as HDF5; it may be truncated ({in_a_line(str(problem))}). Get "
+            "it again."
         ) from None
-    count = len(found["observations"])
-    arrays = {key: _shaped(path, key, values, count) for key, values in found.items()}
+    arrays = {key: _checked(path, key, values) for key, values in found.items()}
     return Flat(
         arrays["observations"].astype(np.float32),
         arrays["actions"].astype(np.float32),
@@ -86,16 +93,26 @@ def read_flat(path: Path) -> Flat:
     )
 
 
-def _shaped(path: Path, key: str, values: np.ndarray, count: int) -> np.ndarray:
-    """An array of a file with the shape that it must have: (N,), or (N, width)."""
-    if values.dtype.kind not in "fiub":
-        raise UserError(f"{path}: {key} must be numbers, got {values.dtype}.")
-    wide = key in ("observations", "actions", "next_observations")
-    if not wide and values.shape == (count, 1):
-        values = values[:, 0]
-    if values.ndim != 1 + wide or len(values) != count or values.size == 0:
-        wanted = f"({count}, n)" if wide else f"({count},)"
-        raise UserError(f"{path}: {key} must have shape {wanted}, got {values.shape}.")
+def _check_shape(path: Path, key: str, stored: Any, count: int) -> None:
+    """Refuse, unread, what is no array of numbers of the shape that it must have.
+
+    Raises:
+        UserError: it is not (N,) or (N, 1), or of wide ones (N, width).
+    """
+    shape, kind = getattr(stored, "shape", None), getattr(stored, "dtype", None)
+    if shape is None or kind is None or kind.kind not in "fiub":
+        raise UserError(f"{path}: {key} must be numbers, got {shown(kind or stored)}.")
+    wide = key in WIDE
+    fits = len(shape) == 2 if wide else shape[1:] in ((), (1,))
+    if not fits or shape[:1] != (count,) or 0 in shape:
+        wanted = f"({count or 'N'}, n)" if wide else f"({count or 'N'},)"
+        raise UserError(f"{path}: {key} must have shape {wanted}, got {shape}.")
+
+
+def _checked(path: Path, key: str, values: np.ndarray) -> np.ndarray:
+    """An array of a file, (N,) or (N, width), whose values can be what they must."""
+    wide = key in WIDE
+    values = values if wide else values.reshape(-1)
     if not wide and key != "rewards" and not np.isin(values, (0, 1)).all():
         raise UserError(f"{path}: {key} must be 0 or 1, got {values[~np.isin(values, (0, 1))][0]}.")
     if not np.isfinite(values).all():

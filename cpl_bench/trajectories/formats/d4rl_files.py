@@ -6,6 +6,7 @@ installed. The package itself is not imported: it wants a simulator that no long
 
 from __future__ import annotations
 
+import http.client
 import os
 import runpy
 import shutil
@@ -14,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from cpl_bench.core.errors import UserError, unknown_name
+from cpl_bench.core.errors import UserError, in_a_line, unknown_name
 from cpl_bench.core.files import atomic_path
 from cpl_bench.core.progress import say
 
@@ -36,27 +37,33 @@ def d4rl_folder() -> Path:
 
 
 def known_of(name: str) -> Known | None:
-    """What the installed package says of a dataset; None where it isn't installed.
+    """What the installed package says of a dataset; None where it isn't installed, or knows none.
 
     Raises:
-        UserError: it knows no such dataset, or its file is another one than expected.
+        UserError: its file is another one than expected.
     """
+    return _known().get(name)
+
+
+def _known() -> dict[str, Known]:
+    """What the installed package says of all its datasets; nothing where it isn't installed."""
     spec = find_spec("d4rl")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    path = Path(next(iter(spec.submodule_search_locations))) / "infos.py"
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    path = next((Path(each) / "infos.py" for each in folders), None)
+    if path is None or not path.is_file():  # any folder called d4rl may have been found
+        return {}
     try:
         found = runpy.run_path(str(path))
-        addresses = found["DATASET_URLS"]
         lowest, highest = found["REF_MIN_SCORE"], found["REF_MAX_SCORE"]
+        return {
+            name: Known(address, lowest.get(name), highest.get(name))
+            for name, address in found["DATASET_URLS"].items()
+        }
     except Exception as problem:
         raise UserError(
             f"{path} does not say where datasets are ({type(problem).__name__}: {problem}). "
             f"Install the package anew: {INSTALL}"
         ) from None
-    if name not in addresses:
-        raise unknown_name("D4RL dataset", name, addresses, f"As {path} has them.")
-    return Known(addresses[name], lowest.get(name), highest.get(name))
 
 
 def find_file(name: str, file: str, download: bool) -> Path:
@@ -67,15 +74,18 @@ def find_file(name: str, file: str, download: bool) -> Path:
     Raises:
         UserError: it isn't there (what to do is said), or it cannot be downloaded.
     """
-    folder = d4rl_folder()
-    known = known_of(name) if download or not file else None
-    if known is not None:
-        file = known.address.rpartition("/")[2]
-    elif download or not file:
-        raise UserError(
-            f"Which file {name} is, and where to get it, the package d4rl says, which is not "
-            f"installed: {INSTALL}"
-        )
+    folder, address = d4rl_folder(), ""
+    if download or not file:
+        every = _known()
+        if not every:
+            raise UserError(
+                f"Which file {name} is, and where to get it, the package d4rl says, which is not "
+                f"installed: {INSTALL}"
+            )
+        if name not in every:
+            raise unknown_name("D4RL dataset", name, every, "As the package d4rl has them.")
+        address = every[name].address
+        file = address.rpartition("/")[2]
     path = folder / file
     if path.is_file():
         return path
@@ -84,8 +94,7 @@ def find_file(name: str, file: str, download: bool) -> Path:
             f"{name} is not on this machine: put {file} into {folder} ($D4RL_DATASET_DIR names "
             "another folder), name it with --source, or let --download get it."
         )
-    assert known is not None
-    _download(known.address, path)
+    _download(address, path)
     return path
 
 
@@ -101,8 +110,8 @@ def _download(address: str, path: Path) -> None:
             size = answer.headers.get("Content-Length")
             if size and int(size) != file.tell():
                 raise OSError(f"{file.tell():,} of {int(size):,} bytes came")
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, http.client.HTTPException) as problem:
         raise UserError(
-            f"{address} cannot be downloaded ({problem}). Get it in another way, and put it into "
-            f"{path.parent}."
+            f"{address} cannot be downloaded ({type(problem).__name__}: "
+            f"{in_a_line(str(problem))}). Get it in another way, and put it into {path.parent}."
         ) from None

@@ -28,6 +28,7 @@ from cpl_bench.core.toml import build
 from cpl_bench.core.versions import installed
 from cpl_bench.tasks.episodes import Trajectory
 from cpl_bench.trajectories.dataset import Recorded, TrajectorySet, check_alike
+from cpl_bench.trajectories.formats.minari_open import open_dataset
 
 
 def read_record(minari_id: str) -> dict[str, Any] | None:
@@ -158,8 +159,6 @@ def read_trajectories(
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    import minari
-
     root = root or data_root()
     folder = root / minari_id
     recover_folder(folder)
@@ -170,7 +169,7 @@ def read_trajectories(
         )
     try:
         with minari_root(root):
-            dataset = minari.load_dataset(minari_id)
+            dataset = open_dataset(minari_id, root)
             every = range(dataset.total_episodes)
             metadata = list(dataset.storage.get_episode_metadata(every))
             trajectories = [
