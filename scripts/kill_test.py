@@ -6,7 +6,8 @@
 Each trial runs a command of its kind to the end, killed up to six times on the way at moments drawn
 uniformly over what it takes alone; whoever goes on gives the same command (with --resume for a
 training). Then every file must be there with the bytes that an undisturbed run has written, and
-nothing else: no half-written file, no lock. The last line is JSON.
+nothing else: no half-written file, no lock. The last line is JSON. Records say which commit they
+were made with, so leave the checkout alone meanwhile.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def enough():
     contrast = {"clone": clone, "contrast": {**rate, "warmup_steps": 100}, "segments": 32}
     short = {"steps": 600, "segments": 16}
     return {
-        "sft": {**shared, "clone": clone, "segments": 32},
+        "sft": {**shared, "steps": 700, "clone": clone, "segments": 32},
         "cpl": {**shared, **contrast, "lam": 0.75, "alpha": 1.0},
         "dpo": {**shared, **contrast, **short, "steps": 900, "alpha": 3.0},
         "ipo": {**shared, **contrast, **short, "alpha": 0.3},
@@ -186,7 +186,7 @@ def enough():
             "candidates": 20,
             "segments": 16,
         },
-        "percent-bc": {**shared, "optimiser": rate, "transitions": 512},
+        "percent-bc": {**shared, "steps": 700, "optimiser": rate, "transitions": 256},
         "piql": {
             **shared,
             "reward": reward,

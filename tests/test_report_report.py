@@ -138,6 +138,21 @@ def make_online_run(
     return run
 
 
+with_pdfs = pytest.mark.usefixtures("pdfs")
+
+
+@pytest.fixture
+def pdfs():
+    """Asked for by tests that read a PDF."""
+
+
+@pytest.fixture(autouse=True)
+def unread_pdfs_are_left_out(request, monkeypatch):
+    """Fonts make half of the time that a report takes."""
+    if "pdfs" not in request.fixturenames:
+        monkeypatch.setattr("cpl_bench.report.figure._pdf", lambda figure: b"%PDF")
+
+
 @pytest.fixture
 def folders(tmp_path) -> list[Path]:
     """Two datasets; CPL on both, a hopeless BC on one."""
@@ -715,6 +730,7 @@ def test_a_large_figure_is_drawn_more_coarsely(monkeypatch):
     assert len(coarse.png) < len(fine.png) and coarse.pdf == fine.pdf
 
 
+@with_pdfs
 def test_picture_carries_no_date_and_no_version(folders, tmp_path):
     png = report(folders, tmp_path / "out").figure.read_bytes()
     kinds, at = [], 8
@@ -728,6 +744,7 @@ def test_picture_carries_no_date_and_no_version(folders, tmp_path):
     assert not any(word in pdf for word in (b"Date", b"Producer", b"Creator", b"atplotlib"))
 
 
+@with_pdfs
 def test_a_run_draws_itself_as_its_files_name_says(folders, tmp_path):
     run = Run(folders[0])
     assert run.plot() == folders[0] / "curve.png"
@@ -737,6 +754,7 @@ def test_a_run_draws_itself_as_its_files_name_says(folders, tmp_path):
         run.plot(tmp_path / "a.svg")
 
 
+@with_pdfs
 def test_same_runs_same_bytes_whatever_the_surroundings(folders, tmp_path):
     first = report(folders, tmp_path / "first", "T", "I")
     again = report(folders, tmp_path / "first", "T", "I")
@@ -832,6 +850,7 @@ def test_somebody_elses_reward_figure_is_left_alone(folders, tmp_path):
         assert (tmp_path / "out" / name).read_bytes() == b"mine"
 
 
+@with_pdfs
 @pytest.mark.parametrize(("runs", "seeds"), [(1, 1), (2, 3), (3, 2)])
 def test_reward_figure_is_the_same_bytes_and_shows_the_methods(tmp_path, runs, seeds):
     methods = ["P-PPO", *(f"P-PPO, {i}" for i in range(1, runs))]
