@@ -39,7 +39,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workshop")
     (folder / "tiny.toml").write_text(CARD)
     done = run(folder, "train", "--data", "tiny.toml", "--seeds", "2", "--evaluate-every", "100",
-               "--episodes", "5", "cpl", "--steps", "200", "--clone.steps", "100",
+               "--resume", "--episodes", "5", "cpl", "--steps", "200", "--clone.steps", "100",
                "--policy.hidden", "32", "32", "--segments", "8")  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder
@@ -116,6 +116,7 @@ def test_from_card_to_report(workshop: Path) -> None:
     record = json.loads((folder / "run.json").read_text())
     assert record["seeds"] == [0, 1]
     assert record["command"].startswith("cpl-bench train --data tiny.toml --seeds 2")
+    assert "--resume" not in record["command"]  # it is made from nothing, resumed or not
     assert record["config"]["policy"]["hidden"] == [32, 32]
     assert record["phases"] == [["clone", 100], ["contrast", 100]]
     assert len((folder / "evaluations.csv").read_text().splitlines()) == 1 + 2 * 2 * 5

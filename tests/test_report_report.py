@@ -150,7 +150,7 @@ def pdfs():
 def unread_pdfs_are_left_out(request, monkeypatch):
     """Fonts make half of the time that a report takes."""
     if "pdfs" not in request.fixturenames:
-        monkeypatch.setattr("cpl_bench.report.figure._pdf", lambda figure: b"%PDF")
+        monkeypatch.setattr(figure, "_pdf", lambda drawn: b"%PDF")
 
 
 @pytest.fixture
@@ -719,6 +719,7 @@ def test_a_method_called_as_matplotlib_hides_is_in_the_legend(monkeypatch, count
     assert set(methods) <= shown
 
 
+@with_pdfs
 def test_a_large_figure_is_drawn_more_coarsely(monkeypatch):
     panels = [Panel("one", straight("SFT"), 0.5, 50)]
     fine = draw_curves(panels, ["SFT"])

@@ -106,13 +106,14 @@ def _run(
     check_count("--first-seed", shared.first_seed, 0, SEED - MEMBERS)
     kept = ("data", "preset", "seeds", "first_seed")
     options = {key: getattr(shared, key) for key in vars(shared) if key not in kept}
+    whole = [word for word in words if word not in ("--resume", "--overwrite")]
     run = fit(
         shared.data,
         name,
         settings=asdict(config),  # pyright: ignore[reportArgumentType]
         preset=preset,
         seeds=range(shared.first_seed, shared.first_seed + shared.seeds),
-        command=shlex.join(["cpl-bench", "train", *words]),
+        command=shlex.join(["cpl-bench", "train", *whole]),  # what makes the run from nothing
         **options,
     )
     say(f"Trained: {run.path}\nNext: cpl-bench evaluate {run.path} --episodes 100")
