@@ -16,7 +16,7 @@ from test_learning_algos import (
 
 from cpl_bench.core.errors import UserError
 from cpl_bench.learning.algos.rso import compared
-from cpl_bench.learning.contrast import Reference, contrast_loss, likelihoods
+from cpl_bench.learning.contrast import Reference, accuracy, contrast_loss, likelihoods
 from cpl_bench.learning.losses import averaged, of_comparisons, preference_nll
 from cpl_bench.learning.methods import configured, find_method
 
@@ -132,6 +132,10 @@ def test_a_ranking_of_a_batch_by_hand():
             expected += np.log(np.exp(s[order[i:]]).sum()) - s[order[i]]
     found = contrast_loss(scores, batch, "ranking")
     assert found.item() == pytest.approx(expected / 4, rel=1e-6)
+    skipped = replace(batch, weight=torch.tensor([[1.0, 1, 1, 0, 0, 0]]))
+    alone = np.log(np.exp(s[:3]).sum()) - s[2] + np.log(np.exp(s[:2]).sum()) - s[0]
+    found = contrast_loss(scores, skipped, "ranking")
+    assert found.item() == pytest.approx(alone / 2, rel=1e-6)
     with pytest.raises(ValueError, match="needs ranked answers"):
         contrast_loss(scores, replace(batch, ranked=0), "ranking")
 
@@ -170,16 +174,30 @@ def test_soft_labels_are_the_mean_over_hard_ones(labels):
     torch.testing.assert_close(found, expected)
 
 
-def test_likelihoods_of_preferred_and_rejected_by_hand():
-    batch, log_probs = draw_for([0])(0), torch.randn(1, 8, 6)
-    found, means = likelihoods(log_probs, batch), log_probs[0].mean(1)
-    rows = zip(batch.first[0], batch.second[0], batch.prefers_second[0], strict=True)
-    better = [(y * means[j] + (1 - y) * means[i]).item() for i, j, y in rows]
-    rows = zip(batch.first[0], batch.second[0], batch.prefers_second[0], strict=True)
-    worse = [(y * means[i] + (1 - y) * means[j]).item() for i, j, y in rows]
-    assert found["log_prob_preferred"].item() == pytest.approx(np.mean(better), rel=1e-5)
-    assert found["log_prob_rejected"].item() == pytest.approx(np.mean(worse), rel=1e-5)
-    assert found["log_prob"].item() == pytest.approx(log_probs.mean().item(), rel=1e-5)
+def test_likelihoods_and_accuracy_by_hand():
+    """Of two members, some of whose comparisons were skipped."""
+    batch = draw_for(SEEDS)(0)
+    draw = torch.Generator().manual_seed(2)
+    log_probs = torch.randn(2, 8, 6, generator=draw)
+    weight = (torch.rand(batch.first.shape, generator=draw) < 0.6).float()
+    batch = replace(batch, weight=weight)
+    found, explained = likelihoods(log_probs, batch), accuracy(log_probs.sum(2), batch)
+    for member in (0, 1):
+        means = log_probs[member].mean(1).tolist()
+        better, worse, right = [], [], []
+        columns = (batch.first, batch.second, batch.prefers_second, weight)
+        for i, j, y, counts in zip(*(each[member].tolist() for each in columns), strict=True):
+            if counts:
+                better.append(y * means[j] + (1 - y) * means[i])
+                worse.append(y * means[i] + (1 - y) * means[j])
+            if counts and y != 0.5:
+                right.append((means[j] > means[i]) == (y > 0.5))
+        assert found["log_prob_preferred"][member].item() == pytest.approx(
+            np.mean(better), rel=1e-4
+        )
+        assert found["log_prob_rejected"][member].item() == pytest.approx(np.mean(worse), rel=1e-4)
+        assert found["log_prob"][member].item() == pytest.approx(np.mean(means), rel=1e-4)
+        assert explained[member].item() == pytest.approx(np.mean(right), rel=1e-6)
 
 
 # --- The reference ---
@@ -192,6 +210,15 @@ def test_the_reference_is_the_clone_and_stays_it():
     train(learner, SEEDS, start=5)
     assert_same(learner.reference.policy.parameters, clone)
     assert not torch.equal(learner.policy.parameters["w0"], clone["w0"])
+
+
+def test_the_reference_drops_no_units():
+    learner, draw = build("dpo", SEEDS, policy={"dropout": 0.5, "average": 0.0}), draw_for(SEEDS)
+    batch = draw(0)
+    seen = [learner.reference.log_probs(replace(batch, step=torch.tensor(i))) for i in (1, 2)]
+    assert torch.equal(*seen)
+    own = [learner.policy.log_probs(replace(batch, step=torch.tensor(i))) for i in (1, 2)]
+    assert not torch.equal(*own)
 
 
 def test_the_first_contrast_of_dpo_by_hand():

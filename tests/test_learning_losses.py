@@ -627,6 +627,8 @@ def test_accuracy_counts_decided_comparisons_only():
     second = torch.tensor([[1.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 2.0]])
     answers = torch.tensor([[1.0, 0.0, 0.5, 0.9], [0.5, 0.5, 0.5, 0.5]])
     assert preference_accuracy(first, second, answers).tolist() == pytest.approx([2 / 3, 0])
+    answers = torch.tensor([[1.0, 0.0, 0.5, 0.9], [0.0, 0.5, 0.5, 0.5]])  # a member has its own
+    assert preference_accuracy(first, second, answers).tolist() == pytest.approx([2 / 3, 1])
 
 
 def test_accuracy_counts_by_weight():
