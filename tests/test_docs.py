@@ -3,6 +3,7 @@
 `CPL_BENCH_PYTHON` chooses the interpreter: `scripts/test.sh` runs them from the wheel, too.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -48,6 +49,21 @@ def test_snippets_run_from_the_first_to_the_last(tmp_path: Path) -> None:
         "cloning-entry-shell",
         ".shared",
     }
+
+
+def test_the_notebook_runs_and_shows_what_it_says(tmp_path: Path) -> None:
+    notebook = json.loads((ROOT / "docs" / "first_look.ipynb").read_text("utf-8"))
+    cells = [each for each in notebook["cells"] if each["cell_type"] == "code"]
+    assert not any(each["outputs"] for each in cells), "outputs are committed by nobody"
+    code = "\n".join("".join(each["source"]) for each in cells)
+    environment = {**os.environ, "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
+    words = [PYTHON, "-c", code]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    rates = re.findall(r"^(sft|cpl): (\d+)% of the episodes succeed$", done.stdout, re.MULTILINE)
+    tested = {name: int(rate) for name, rate in rates}
+    assert tested["cpl"] > tested["sft"]
+    assert (tmp_path / "runs" / "compared" / "curves.png").is_file()
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
