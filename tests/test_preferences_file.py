@@ -817,7 +817,7 @@ def test_transitions_know_what_followed_and_what_they_paid():
         ("sparse", 0, "at least 2 segments, a multiple of 2; got 0"),
         ("sparse", 5, "at least 2 segments, a multiple of 2; got 5"),
         ("ranked", 2, "at least 3 segments, a multiple of 3; got 2"),
-        ("ranked", 8, "a multiple of 3; got 8. Choose another --segments\\."),
+        ("ranked", 8, "a multiple of 3; got 8. Choose another --segments \\(of rso: --candidates"),
     ],
 )
 def test_impossible_batches_are_refused(pairs, m, message):

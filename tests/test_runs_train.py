@@ -132,7 +132,8 @@ def test_metrics_are_written_between_and_at_evaluations(whole):
         assert row["seed"] in ("0", "3")
         assert np.isfinite(float(row["value"]))
     last = {row["metric"] for row in rows if row["step"] == "50"}
-    assert last == {"contrast_loss", "accuracy", "log_prob"}
+    likelihoods = {"log_prob", "log_prob_preferred", "log_prob_rejected"}
+    assert last == {"contrast_loss", "accuracy"} | likelihoods
 
 
 def test_metrics_are_means_since_the_pause_before(whole, dots):
