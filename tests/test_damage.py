@@ -22,6 +22,7 @@ from cpl_bench.core.locks import held
 from cpl_bench.core.names import check_folder, check_name, file_part
 from cpl_bench.core.tensors import read_tensors, write_tensors
 from cpl_bench.experiments.card import load_experiment
+from cpl_bench.experiments.sweep import check_experiment
 from cpl_bench.learning.algos.piql import PIQLConfig
 from cpl_bench.learning.config import PolicyConfig, RewardConfig
 from cpl_bench.learning.methods import configured
@@ -517,3 +518,20 @@ def test_a_file_of_preferences_lists_no_more_than_it_holds(dots):
     many = replace(preferences, info=info, segment_starts=starts, scores=np.zeros(10**6))
     with pytest.raises(UserError, match="must list 499999500000 comparisons"):
         verify(many)
+
+
+@pytest.mark.parametrize("read", [load_task, load_dataset_card, load_experiment])
+@pytest.mark.parametrize("ending", ["", ".toml"])
+def test_a_name_that_no_file_can_have_is_none(read, ending):
+    with pytest.raises(UserError):
+        read("a" * 5000 + ending)
+
+
+def test_a_dataset_that_no_file_can_be_is_none(tmp_path):
+    folder = tmp_path / "two"
+    folder.mkdir()
+    (folder / "experiment.toml").write_text(
+        f'datasets = ["{"a" * 300}.toml"]\n[[methods]]\nname = "SFT"\nalgorithm = "sft"\n'
+    )
+    with pytest.raises(UserError):
+        check_experiment(load_experiment(str(folder)))

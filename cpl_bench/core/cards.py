@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from cpl_bench.core.counts import HORIZON, check_count
 from cpl_bench.core.errors import UserError, unknown_name
-from cpl_bench.core.folders import card_folder
+from cpl_bench.core.folders import card_folder, is_file
 from cpl_bench.core.names import NAME, check_line, check_name
 from cpl_bench.core.score import Score
 from cpl_bench.core.tables import read_toml
@@ -106,11 +106,11 @@ def load_task(name: str) -> TaskCard:
     """
     if name.endswith(".toml"):
         path = Path(name)
-        if not path.is_file():
+        if not is_file(path):
             raise UserError(f"{path}: there is no such task card.")
         return build(TaskCard, named_table(path.stem, path), path)
     path = card_folder("envs") / f"{name}.toml"
-    if NAME.fullmatch(name) and path.is_file():
+    if NAME.fullmatch(name) and is_file(path):
         table = named_table(name, path)
         if "members" not in table:
             return build(TaskCard, table, path)

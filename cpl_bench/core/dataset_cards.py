@@ -10,7 +10,7 @@ from cpl_bench.core.behaviours import Behaviour
 from cpl_bench.core.cards import TaskCard, load_task, named_table
 from cpl_bench.core.counts import EPISODES, HORIZON, SEED, check_count
 from cpl_bench.core.errors import UserError, shown, unknown_name
-from cpl_bench.core.folders import card_folder
+from cpl_bench.core.folders import card_folder, is_file
 from cpl_bench.core.labelling import LATER, Labelling, Segments
 from cpl_bench.core.names import NAME, check_line, check_name
 from cpl_bench.core.published import Published, short
@@ -113,7 +113,7 @@ def _files() -> dict[str, Path]:
 def _official(name: str) -> Path:
     """The file in datasets/ that a dataset's card is in, or would be."""
     own = card_folder("datasets") / f"{name}.toml"
-    return own if own.is_file() else _files().get(name, own)
+    return own if is_file(own) else _files().get(name, own)
 
 
 def _table(name: str, above: tuple[Path, ...]) -> tuple[Path, dict[str, Any]]:
@@ -122,9 +122,9 @@ def _table(name: str, above: tuple[Path, ...]) -> tuple[Path, dict[str, Any]]:
     if not by_path and not NAME.fullmatch(name):
         raise unknown_name("dataset", name, dataset_names(), "A dataset is a card in datasets/.")
     path = Path(name) if by_path else _official(name)
-    if not path.is_file() and by_path:
+    if not is_file(path) and by_path:
         raise UserError(f"{path}: there is no such dataset card.")
-    if not path.is_file():
+    if not is_file(path):
         raise unknown_name("dataset", name, dataset_names(), "A dataset is a card in datasets/.")
     if path.resolve() in above:
         raise UserError(f"{path} extends a card that extends this one.")

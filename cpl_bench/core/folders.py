@@ -23,6 +23,11 @@ def is_checkout() -> bool:
     return (CHECKOUT / "envs").is_dir() and (CHECKOUT / "pyproject.toml").is_file()
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file lies there; none does under a name that no file can have."""
+    return os.path.isfile(path)  # noqa: PTH113 (pathlib's raises)
+
+
 def shown(path: Path | str) -> str:
     """A path as commands have it: from the working directory on, if it lies below that."""
     place = Path(path).absolute()

@@ -81,9 +81,9 @@ def load_experiment(name: str) -> Experiment:
         UserError: no such experiment, or a file that is wrong.
     """
     path = Path(name) / "experiment.toml"
-    if not path.is_file():
+    if not folders.is_file(path):
         path = folders.card_folder("results") / name / "experiment.toml"
-    if not path.is_file():
+    if not folders.is_file(path):
         known = [
             found.parent.name for found in folders.card_folder("results").glob("*/experiment.toml")
         ]
@@ -96,7 +96,7 @@ def load_experiment(name: str) -> Experiment:
     if isinstance(datasets, list):  # a card's path leads from the experiment's folder
         beside = [path.parent / str(name) for name in datasets]
         table["datasets"] = [
-            folders.shown(card) if str(name).endswith(".toml") and card.is_file() else name
+            folders.shown(card) if str(name).endswith(".toml") and folders.is_file(card) else name
             for name, card in zip(datasets, beside, strict=True)
         ]
     return _shared(build(Experiment, table, path))
