@@ -22,6 +22,7 @@ from cpl_bench.core.locks import held
 from cpl_bench.core.names import check_folder, check_name, file_part
 from cpl_bench.core.tensors import read_tensors, write_tensors
 from cpl_bench.experiments.card import load_experiment
+from cpl_bench.experiments.library import report
 from cpl_bench.experiments.sweep import check_experiment
 from cpl_bench.learning.algos.piql import PIQLConfig
 from cpl_bench.learning.config import PolicyConfig, RewardConfig
@@ -535,3 +536,10 @@ def test_a_dataset_that_no_file_can_be_is_none(tmp_path):
     )
     with pytest.raises(UserError):
         check_experiment(load_experiment(str(folder)))
+
+
+@pytest.mark.parametrize("title", ["two\nlines", "\x1b[31mred", "half \ud800 a pair"])
+def test_a_title_is_a_line(tmp_path, title):
+    with pytest.raises(UserError, match="the title must be a line of letters that can be seen"):
+        report(tmp_path / "runs" / "one", tmp_path / "out", title)
+    assert not (tmp_path / "out").exists()
