@@ -106,6 +106,8 @@ def read_checkpoints(path: Path, remedy: str, task: TaskCard | None = None) -> C
         policies = [_policy(tensors, i) for i in range(len(steps))]
         if not 0 < len(steps) == len(score):
             raise ValueError(f"{len(steps)} steps and {len(score)} scores")
+        if not np.isfinite(score).all():  # the nearest to a level would be found among them
+            raise ValueError(f"scores {score}")
     except (KeyError, TypeError, ValueError, OverflowError) as problem:
         raise UserError(f"{path} holds no checkpoints ({problem!r:.200}). {remedy}") from None
     except UserError as problem:
