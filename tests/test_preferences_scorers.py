@@ -17,7 +17,7 @@ from cpl_bench.preferences.scorers import (
 )
 from cpl_bench.preferences.segments import SegmentSet, segments_of
 from cpl_bench.tasks.alike import executed
-from cpl_bench.tasks.episodes import EXPERT, EpisodeRules
+from cpl_bench.tasks.episodes import EXPERT, EpisodeRules, Trajectory
 from cpl_bench.tasks.pool import RolloutPool
 from cpl_bench.tasks.registry import make_task
 from cpl_bench.trajectories.dataset import TrajectorySet
@@ -245,3 +245,55 @@ def test_the_best_known_way_is_the_experts_or_the_episodes_own():
     # from 40 by its own success at 47: 7; from 30 by way of 40: 10 + 7; from 10: 20 + 17
     np.testing.assert_array_equal(_best_known(states, steps, 47.0), [47, 37, 17, 7])
     np.testing.assert_array_equal(_best_known(states, steps, np.inf), [50, 45, 25, 200])
+
+
+class Told(RolloutPool):
+    """A pool whose forks answer what they are told, a number a state."""
+
+    def __init__(self, answers):
+        super().__init__(1)
+        self.answers, self.asked = answers, []
+
+    def forks(self, card, function, arguments, caption="forks"):
+        self.asked += arguments.values()
+        numbers = [np.asarray(each["states"])[:, 0].astype(int) for each in arguments.values()]
+        return [np.array([self.answers[state] for state in states]) for states in numbers]
+
+
+def recorded(steps, success=None, terminated=False):
+    """An episode whose states say their numbers."""
+    successes = np.zeros(steps, bool)
+    if success is not None:
+        successes[success:] = True
+    states = np.arange(steps + 1.0)[:, None]
+    nothing = np.zeros((0, 1), np.float32)
+    paid = np.ones(steps)
+    return Trajectory(0, 0, nothing, nothing, paid, successes, states, terminated)
+
+
+def test_regret_takes_the_shorter_way_by_the_episodes_own_success(drawer):
+    """It succeeds with its sixth step; the expert would need forty."""
+    segments = cut([recorded(12, success=5)], [(0, 0), (0, 2), (0, 8)], 4)
+    found = regret(segments, drawer, CAP, Told(dict.fromkeys(range(13), 40)))
+    assert found.tolist() == [-(4 + 2 - 6), -(4 + 0 - 4), 0]
+
+
+def test_a_task_that_ends_unsolved_has_lost_all_that_is_left(drawer):
+    answers = {0: 30, 4: 28, 8: 90}
+    for terminated, at_end in ((True, CAP.cap_steps), (False, 90)):
+        segments = cut([recorded(8, terminated=terminated)], [(0, 0), (0, 4)], 4)
+        pool = Told(answers)
+        found = regret(segments, drawer, CAP, pool)
+        assert found.tolist() == [-(4 + 28 - 30), -(4 + at_end - 28)]
+        assert len(pool.asked[0]["states"]) == (2 if terminated else 3)
+
+
+def test_return_regret_counts_to_the_horizon(drawer):
+    horizon = drawer.horizon_steps
+    answers = {horizon - 5: 9.0, horizon - 1: 3.0}
+    pool = Told(answers)
+    segments = cut([recorded(horizon)], [(0, horizon - 5), (0, horizon - 4)], 4)
+    answers[horizon - 4] = 8.0
+    found = return_regret(segments, drawer, CAP, pool)
+    assert found.tolist() == [4 + 3 - 9, 4 + 0 - 8]  # at the horizon nothing is left to gain
+    assert [each.tolist() for each in (pool.asked[0]["horizons"],)] == [[5, 4, 1]]
