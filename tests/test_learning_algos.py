@@ -89,6 +89,15 @@ def tiny():
         "temperature": 1.0,
     }
     dpo = {**cpl, "lam": 1.0, "reference": True}
+    judged = {
+        "value": {"hidden": widths, "optimiser": adam(1e-2)},
+        "value_scale": 10.0,
+        "expectile": 0.7,
+        "temperature": 0.5,
+        "largest_weight": 100.0,
+        "gamma": 0.9,
+        "polyak": 0.1,
+    }
     return {
         "sft": {**shared, "clone": clone, "segments": SEGMENTS},
         "cpl": cpl,
@@ -115,13 +124,7 @@ def tiny():
             "reward": reward,
             "standardise_rewards": True,
             "actor": adam(1e-2, cosine=True),
-            "value": {"hidden": widths, "optimiser": adam(1e-2)},
-            "value_scale": 10.0,
-            "expectile": 0.7,
-            "temperature": 0.5,
-            "largest_weight": 100.0,
-            "gamma": 0.9,
-            "polyak": 0.1,
+            **judged,
             "segments": SEGMENTS,
             "transitions": 32,
         },
@@ -129,13 +132,7 @@ def tiny():
             **shared,
             "regularisation": 0.3,
             "actor": adam(1e-2),
-            "value": {"hidden": widths, "optimiser": adam(1e-2)},
-            "value_scale": 10.0,
-            "expectile": 0.7,
-            "temperature": 0.5,
-            "largest_weight": 100.0,
-            "gamma": 0.9,
-            "polyak": 0.1,
+            **judged,
             "segments": SEGMENTS,
         },
         "ppo": {

@@ -15,7 +15,6 @@ from cpl_bench.core.counts import MEMBERS, check_count
 from cpl_bench.core.dataset_cards import load_dataset_card
 from cpl_bench.core.errors import UserError, shown
 from cpl_bench.core.files import check_writable
-from cpl_bench.core.names import check_line
 from cpl_bench.core.pairs import Pairs
 from cpl_bench.core.toml import nested
 from cpl_bench.experiments.make import (
@@ -218,7 +217,6 @@ def report(
     folders = [run.path if isinstance(run, Run) else Path(run) for run in several]
     if not folders:
         raise UserError("There are no runs to report on. Name run folders: runs/drawer-open/*.")
-    check_line("the title", title)
     return compare(folders, Path(out) if out else folders[0].parent / "report", title)
 
 

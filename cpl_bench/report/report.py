@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import write_atomically
+from cpl_bench.core.names import check_line
 from cpl_bench.core.score import Score
 from cpl_bench.report.curves import Panel, draw_curves
 from cpl_bench.report.figure import Picture
@@ -52,12 +53,13 @@ def report(run_folders: list[Path], out: Path, title: str = "", intro: str = "")
 
     Raises:
         UserError: a folder is no run folder or is damaged, two folders contradict each other,
-            or `out` is no place for a report.
+            `out` is no place for a report, or the title is no line.
     """
     if not run_folders:
         raise UserError(
             "There are no runs to report on. Name run folders, such as runs/drawer-open/*."
         )
+    check_line("the title", title)
     if out.exists() and not out.is_dir():
         raise UserError(f"The report needs a folder, and {out} is a file. Choose another folder.")
     page_path = out / "README.md"

@@ -96,9 +96,9 @@ class RSOConfig:
         settings.refuse(self, {"objective": one_of(*get_args(OfPairs))})
         if self.objective != "hinge":
             settings.refuse(self, {"margin": NO_MARGIN})
-        labels = {"source": ("learned: it labels", "learned".__eq__)}
-        labels["pessimism"] = ("0: the ensemble's mean labels", lambda value: value == 0)
-        settings.refuse(self.reward, labels)
+        mean = ("0: the ensemble's mean labels", lambda value: value == 0)
+        learned = ("learned: it labels", "learned".__eq__)
+        settings.refuse(self.reward, {"source": learned, "pessimism": mean})
         settings.refuse(self, {"steps": settings.COUNT, "candidates": settings.SEGMENTS})
         few = f"a whole number from 2 to the {self.candidates} candidates"
         holds = settings.SEGMENTS[1]
