@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from cpl_bench.experiments.library import evaluate as evaluate
     from cpl_bench.experiments.library import label as label
     from cpl_bench.experiments.library import report as report
-    from cpl_bench.experiments.library import train as train
     from cpl_bench.experiments.run import Run as Run
+    from cpl_bench.experiments.training import train as train
+    from cpl_bench.experiments.training import train_grid as train_grid
     from cpl_bench.preferences.arrays import preferences_from_arrays as preferences_from_arrays
     from cpl_bench.preferences.arrays import preferences_from_pairs as preferences_from_pairs
     from cpl_bench.preferences.file import load_preferences as load_preferences
@@ -38,7 +39,8 @@ _HOMES = {
     "preferences_from_arrays": "cpl_bench.preferences.arrays",
     "preferences_from_pairs": "cpl_bench.preferences.arrays",
     "report": "cpl_bench.experiments.library",
-    "train": "cpl_bench.experiments.library",
+    "train": "cpl_bench.experiments.training",
+    "train_grid": "cpl_bench.experiments.training",
     "write_preferences": "cpl_bench.preferences.file",
 }
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "preferences_from_pairs",
     "report",
     "train",
+    "train_grid",
     "write_preferences",
 ]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from cpl_bench.core.counts import MEMBERS, SEED, check_count
-from cpl_bench.core.errors import UserError
+from cpl_bench.core.errors import UserError, shown
 from cpl_bench.core.progress import say
 
 if TYPE_CHECKING:
@@ -51,6 +51,9 @@ class Shared:
     """Gradient steps between evaluations; 0: 500 (laptop) or 5000 (paper)."""
     episodes: int = 25
     """Episodes a seed in each evaluation; 0 trains without a simulator."""
+    vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Train several settings side by side, a run folder each: --vary lam=0.25,0.5,1. May be said
+    again for another setting: every choice of both is trained."""
     note: str = ""
     """Added to the run folder's name."""
     title: str = ""
@@ -100,23 +103,42 @@ def train(words: Sequence[str]) -> None:
 def _run(
     shared: Shared, name: str, preset: str, config: "MethodConfig", words: Sequence[str]
 ) -> None:
-    from cpl_bench.experiments.library import train as fit
+    from cpl_bench.experiments.training import train as fit
+    from cpl_bench.experiments.training import train_grid
 
     check_count("--seeds", shared.seeds, 1, MEMBERS)
     check_count("--first-seed", shared.first_seed, 0, SEED - MEMBERS)
-    kept = ("data", "preset", "seeds", "first_seed")
+    kept = ("data", "preset", "seeds", "first_seed", "vary")
     options = {key: getattr(shared, key) for key in vars(shared) if key not in kept}
     whole = [word for word in words if word not in ("--resume", "--overwrite")]
-    run = fit(
-        shared.data,
-        name,
-        settings=asdict(config),  # pyright: ignore[reportArgumentType]
-        preset=preset,
-        seeds=range(shared.first_seed, shared.first_seed + shared.seeds),
-        command=shlex.join(["cpl-bench", "train", *whole]),  # what makes the run from nothing
-        **options,
-    )
+    options |= {
+        "settings": asdict(config),  # pyright: ignore[reportArgumentType]
+        "preset": preset,
+        "seeds": range(shared.first_seed, shared.first_seed + shared.seeds),
+        "command": shlex.join(["cpl-bench", "train", *whole]),  # what makes the run from nothing
+    }
+    if shared.vary:
+        runs = train_grid(shared.data, name, _numbers(shared.vary), **options)
+        paths = " ".join(str(run.path) for run in runs)
+        say(f"Trained: {paths}\nNext: cpl-bench report {paths}")
+        return
+    run = fit(shared.data, name, **options)
     say(f"Trained: {run.path}\nNext: cpl-bench evaluate {run.path} --episodes 100")
+
+
+def _numbers(vary: Sequence[str]) -> dict[str, list[float]]:
+    """{setting: its numbers} of words like lam=0.25,0.5."""
+    found: dict[str, list[float]] = {}
+    for word in vary:
+        name, _, numbers = word.replace("-", "_").partition("=")
+        try:
+            values = [float(number) for number in numbers.split(",")]
+        except ValueError:
+            raise UserError(f"--vary wants SETTING=NUMBER,NUMBER…, not {shown(word)}.") from None
+        if name in found:
+            raise UserError(f"--vary names '{name}' twice; put all its numbers in one.")
+        found[name] = values
+    return found
 
 
 def _method_place(words: Sequence[str]) -> int | None:

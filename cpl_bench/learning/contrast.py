@@ -18,6 +18,7 @@ from torch import Tensor
 from cpl_bench.core.errors import UserError
 from cpl_bench.learning.interface import Metrics, PreferenceBatch
 from cpl_bench.learning.losses import (
+    Scalar,
     averaged,
     contrasted,
     hinge_loss,
@@ -46,9 +47,9 @@ def contrast_loss(
     batch: PreferenceBatch,
     objective: Objective = "logistic",
     *,
-    lam: float = 1.0,
-    margin: float = 1.0,
-    smoothing: float = 0.0,
+    lam: Scalar = 1.0,
+    margin: Scalar = 1.0,
+    smoothing: Scalar = 0.0,
 ) -> Float[Tensor, " s"]:
     """Each member's mean over its comparisons, or over the choices that its rankings are made of.
 

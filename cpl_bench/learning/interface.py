@@ -222,3 +222,6 @@ class Entry(Generic[C]):
     """What tables and figures call it with a given config."""
     oracle: bool = False
     """Whether it must see the true rewards."""
+    per_member: tuple[str, ...] = ()
+    """Numbers among its settings that only its updates read, each time anew from the algorithm's
+    attribute `config`: a column (s, 1) there gives each member its own (`runs/grid.py`)."""

@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import softplus
 
+Scalar = float | Tensor
+"""One number for all members, or (s, 1): each has its own."""
 TINY = 1e-8
 """Least sum of weights that is divided by: with nothing that counts a mean is 0."""
 
@@ -25,13 +27,13 @@ def fixed_variance_log_prob(
     return -(mean - action).square().sum(-1)
 
 
-def segment_score(log_probs: Float[Tensor, "s m k"], alpha: float) -> Float[Tensor, "s m"]:
+def segment_score(log_probs: Float[Tensor, "s m k"], alpha: Scalar) -> Float[Tensor, "s m"]:
     """S(σ) = Σ_t α log π(a_t|s_t), undiscounted: the estimate of −regret (eq. 3)."""
     return alpha * log_probs.sum(-1)
 
 
 def mean_segment_score(
-    log_probs: Float[Tensor, "s m k"], temperature: float
+    log_probs: Float[Tensor, "s m k"], temperature: Scalar
 ) -> Float[Tensor, "s m"]:
     """The mean over time of log π(a_t|s_t) / temperature: α Σ_t log π with α = 1/(k·temperature).
 
@@ -45,7 +47,7 @@ def preference_nll(
     score_first: Float[Tensor, "s c"],
     score_second: Float[Tensor, "s c"],
     prefers_second: Float[Tensor, "s c"],
-    lam: float,
+    lam: Scalar,
 ) -> Float[Tensor, "s c"]:
     """CPL(λ): y·softplus(λS₁ − S₂) + (1 − y)·softplus(λS₂ − S₁) (eq. 7; λ = 1 is eq. 5)."""
     return contrasted(logistic_loss, score_first, score_second, prefers_second, lam)
@@ -56,7 +58,7 @@ def contrasted(
     score_first: Float[Tensor, "s c"],
     score_second: Float[Tensor, "s c"],
     prefers_second: Float[Tensor, "s c"],
-    lam: float,
+    lam: Scalar,
 ) -> Float[Tensor, "s c"]:
     """y·f(S₂ − λS₁) + (1 − y)·f(S₁ − λS₂): f of the margin by which the preferred one leads."""
     if_second = of_margin(score_second - lam * score_first)
@@ -69,7 +71,7 @@ def logistic_loss(margin: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     return softplus(-margin)
 
 
-def hinge_loss(margin: Float[Tensor, "*n"], least: float) -> Float[Tensor, "*n"]:
+def hinge_loss(margin: Float[Tensor, "*n"], least: Scalar) -> Float[Tensor, "*n"]:
     """max(0, δ − M), of SLiC-HF (Zhao et al., arXiv 2305.10425)."""
     return (least - margin).relu()
 
@@ -79,7 +81,7 @@ def squared_loss(margin: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     return (margin - 0.5).square()
 
 
-def smoothed(prefers_second: Float[Tensor, "*n"], flipped: float) -> Float[Tensor, "*n"]:
+def smoothed(prefers_second: Float[Tensor, "*n"], flipped: Scalar) -> Float[Tensor, "*n"]:
     """(1 − ε)y + ε(1 − y): answers of which the share ε is taken to be wrong.
 
     Conservative DPO (Mitchell, "A note on DPO with noisy preferences & relationship to IPO", 2023).
@@ -126,7 +128,7 @@ def preferred(
     return prefers_second * of_second + (1 - prefers_second) * of_first
 
 
-def acceptance(rewards: Float[Tensor, "s n"], beta: float) -> Float[Tensor, "s n"]:
+def acceptance(rewards: Float[Tensor, "s n"], beta: Scalar) -> Float[Tensor, "s n"]:
     """exp((r − r_max)/β), with which RSO accepts its first (Liu et al., arXiv 2309.06657): what is
     accepted so is distributed as the candidates times e^{r/β}. r_max is the candidates' largest.
     """
@@ -134,18 +136,20 @@ def acceptance(rewards: Float[Tensor, "s n"], beta: float) -> Float[Tensor, "s n
 
 
 def ranking_nll(
-    scores: Float[Tensor, "s q K"], not_worse: Bool[Tensor, "s q K K"], lam: float = 1.0
+    scores: Float[Tensor, "s q K"], not_worse: Bool[Tensor, "s q K K"], lam: Scalar = 1.0
 ) -> Float[Tensor, "s q"]:
     """Plackett–Luce: −Σ_i log(e^{S_i} / Σ_j e^{S_j}) over the j that i is not worse than.
 
-    With λ < 1 all but i itself stand in the sum with λS_j, as the rejected one of CPL(λ) does.
+    With λ < 1 all but i itself stand in the sum with λS_j, as the rejected one of CPL(λ) does; a
+    tensor (s, 1) gives each member its own.
 
     `not_worse[…, i, j]`: item i of a question is at least as good as item j; true for i = j. Tied
     items stand in each other's sums (Breslow's rule). With K = 2 and no tie it is Bradley–Terry.
     """
-    factor = torch.full(not_worse.shape[-2:], lam, dtype=scores.dtype, device=scores.device)
-    others = scores.unsqueeze(-2) * factor.fill_diagonal_(1.0)  # (s, q, K, K)
-    others = others.masked_fill(~not_worse, float("-inf"))
+    factor = lam[..., None, None] if isinstance(lam, Tensor) else lam
+    itself = torch.eye(not_worse.shape[-1], dtype=torch.bool, device=scores.device)
+    others = torch.where(itself, scores.unsqueeze(-2), factor * scores.unsqueeze(-2))
+    others = others.masked_fill(~not_worse, float("-inf"))  # (s, q, K, K)
     return (others.logsumexp(-1) - scores).sum(-1)
 
 

@@ -115,11 +115,16 @@ def coverage_lines(preferences: Preferences) -> list[str]:
     each = np.bincount(episodes, minlength=len(ends))
     held, middle = each[each > 0], starts + preferences.info.segment_length / 2
     lengths = np.diff(ends, prepend=0)
+    covered = (
+        f"coverage       {len(held):,} of {len(ends):,} episodes hold {held.min()} to {held.max()} "
+        f"segments; {(_times_covered(preferences) > 0).mean():.1%} of the steps are in one"
+    )
+    if (lengths[episodes] == preferences.info.segment_length).all():
+        return [f"{covered}; each is a whole episode"]
     when = (middle - preferences.episode_starts[episodes]) / lengths[episodes]
     tenths = np.bincount(np.minimum((when * TENTHS).astype(int), TENTHS - 1), minlength=TENTHS)
     return [
-        f"coverage       {len(held):,} of {len(ends):,} episodes hold {held.min()} to {held.max()} "
-        f"segments; {(_times_covered(preferences) > 0).mean():.1%} of the steps are in one",
+        covered,
         "  over time    "
         + " ".join(f"{share:.0%}" for share in tenths / len(starts))
         + " of the segments have their middle in each tenth of their episode",

@@ -7,7 +7,7 @@ starts from.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
@@ -45,16 +45,19 @@ class Monitor:
         folder: RunFolder,
         pool: RolloutPool | None,
         record: RunRecord,
+        members: Sequence[int],
         start_step: int,
         overlapping: bool = False,
     ):
         """What a run that was cut off wrote after `start_step` is hidden.
 
+        `members`: the seeds that decide the episodes, one for each that the record names.
         `overlapping`: training goes on while a checkpoint is evaluated.
         """
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder, self.pool, self.record = folder, pool, record
+        self.members = members
         self._thread = ThreadPoolExecutor(1) if overlapping else None
         self._open: Checkpoint | None = None
         self.name = f"{record.method} on {record.dataset}"
@@ -123,7 +126,7 @@ class Monitor:
         task, seeds, count = self.record.task, self.record.seeds, self.record.episodes
         if task is None or self.pool is None or not count:
             return None
-        episodes = [episode_seeds("monitoring", count, step, seed) for seed in seeds]
+        episodes = [episode_seeds("monitoring", count, step, seed) for seed in self.members]
         caption, diverged = f"evaluating step {step}", self.record.diverged_by(step)
         return assess(self.pool, task, weights, seeds, episodes, step, caption, diverged)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 
@@ -48,6 +50,7 @@ def prepare(
     pool: RolloutPool | None,
     title: str = "",
     precision: Precision = "fp32",
+    varied: Mapping[str, Sequence[float]] | None = None,
 ) -> Trainee:
     """Build a method for some data; `members` are the seeds as the user counts them.
 
@@ -61,6 +64,7 @@ def prepare(
         pool: of workers, likewise.
         title: what messages call the method; empty for its own name.
         precision: what matrix products are computed in.
+        varied: settings of which each member has its own number.
 
     Raises:
         UserError: an unknown algorithm, or data that do not hold what it needs.
@@ -68,6 +72,8 @@ def prepare(
     entry, seeds = find_method(algorithm), training_seeds(members)
     sizes = preferences.observations.shape[1], preferences.actions.shape[1]
     learner = entry.build(config, *sizes, seeds, device)
+    if varied:
+        cast(Any, learner).config = _with_columns(config, varied, device)
     phases = learner.phases()
     rewards = preferences.rewards is not None
     named = title or entry.title(config)
@@ -79,3 +85,14 @@ def prepare(
     training = stretches(source, phases, learner)
     training = [computed_in(precision, device, each) for each in training]
     return Trainee(learner, phases, source, training)
+
+
+def _with_columns(
+    config: MethodConfig, varied: Mapping[str, Sequence[float]], device: torch.device
+) -> MethodConfig:
+    """The config with columns (s, 1) in place of some of its numbers, for an update to read."""
+    made = copy(config)
+    for name, values in varied.items():
+        column = torch.tensor(values, dtype=torch.float32, device=device).unsqueeze(1)
+        object.__setattr__(made, name, column)  # each number was checked in a config of its own
+    return made

@@ -58,6 +58,29 @@ def train(
         UserError: an unknown algorithm, data that do not hold what the method needs, a GPU that
             isn't there, or a run folder that holds something else.
     """
+    arguments = (preferences, dataset, algorithm, config, options, pool, task, command)
+    trainee, record = readied(*arguments)
+    folder = RunFolder(options.runs / dataset / folder_name(algorithm, options.note))
+    with held(folder.path):
+        trained(trainee, folder, record, options)
+    return folder.path
+
+
+def readied(
+    preferences: Preferences,
+    dataset: str,
+    algorithm: str,
+    config: MethodConfig,
+    options: TrainOptions,
+    pool: RolloutPool | None,
+    task: TaskCard | None,
+    command: str = "",
+) -> tuple[Trainee, RunRecord]:
+    """What `train` trains, and what it will say of itself; nothing is written yet.
+
+    Raises:
+        UserError: as `train`, but for the folder.
+    """
     check_folder("A dataset's name", dataset)
     check_folder("A run's name", folder_name(algorithm, options.note))
     entry = find_method(algorithm)
@@ -75,8 +98,7 @@ def train(
     trainee = prepare(
         algorithm, config, preferences, options.seeds, device, task, pool, title, precision
     )
-    folder = RunFolder(options.runs / dataset / folder_name(algorithm, options.note))
-    record = RunRecord(
+    return trainee, RunRecord(
         dataset=dataset,
         task=task,
         algorithm=algorithm,
@@ -97,21 +119,21 @@ def train(
         commit=commit(),
         machine=machine(options.threads),
     )
-    with held(folder.path):
-        _trained(trainee, folder, record, options, pool, device)
-    return folder.path
 
 
-def _trained(
+def trained(
     trainee: Trainee,
     folder: RunFolder,
     record: RunRecord,
     options: TrainOptions,
-    pool: RolloutPool | None,
-    device: torch.device,
+    sharing: bool = True,
 ) -> None:
-    """Train in the run folder, from where it stands."""
+    """Train in the run folder, which the caller holds, from where it stands.
+
+    `sharing`: a first phase is taken over from other runs, and left to them.
+    """
     learner, steps = trainee.learner, record.steps
+    source, device = trainee.source, trainee.source.device
     begin = _open(folder, record, options)
     if begin == "finished":
         say(f"{folder.path} is already trained.")
@@ -136,8 +158,8 @@ def _trained(
     drop_temporaries(folder.path)
     drop_temporaries(folder.path / "checkpoints")
     folder.drop_after(start_step)
-    common = SharedStart(trainee.phases, record, folder)
-    if begin == "start" and (start_step := common.take()):
+    common = SharedStart(trainee.phases, record, folder) if sharing and begin == "start" else None
+    if common and (start_step := common.take()):
         say(
             f"{record.method} begins as another run did: its first {start_step:,} steps are taken "
             "over."
@@ -147,23 +169,22 @@ def _trained(
     fitted = {phase.name for phase in fitting if examines}
     held_out = None
     if fitted:
-        held_out = held_out_batch(trainee.source.sides[1], len(options.seeds), device)
+        held_out = held_out_batch(source.sides[1], len(source.members), device)
     pauses = _pauses(options.evaluate_every, steps)
     caption = f"training {record.method} on {record.dataset}"
     if device.type == "cpu":
         keep_freed_memory()
     speed = torch_set(options.threads, choose_precision(record.precision, device), device)
-    with (
-        speed,
-        closing(Monitor(folder, pool, record, start_step, _cores_are_free(device))) as monitor,
-    ):
+    overlapping = _cores_are_free(device)
+    monitor = Monitor(folder, source.pool, record, source.members, start_step, overlapping)
+    with speed, closing(monitor):
         for pause in fit(trainee.training, pauses, device, start_step, caption):
             if held_out is not None and pause.phase in fitted:
                 pause.metrics.update(cast(RewardLearner, learner).examine(held_out))
             monitor.note(pause)
             if pause.step % options.evaluate_every == 0 or pause.step == steps:
                 monitor.checkpoint(pause.step, trainee.weights(), learner.state())
-            if begin == "start" and pause.step == common.steps:  # what was resumed may be mixed
+            if common and pause.step == common.steps:  # what was resumed may be mixed
                 monitor.finish()
                 if not monitor.record.diverged:
                     common.leave()

@@ -233,6 +233,7 @@ def _presets(**changed: Any) -> dict[str, CPLConfig]:
     }
 
 
-ENTRY = Entry(CPL, {"paper": PAPER, "laptop": LAPTOP}, title=title)
-DPO = Entry(CPL, _presets(), title=title)
-IPO = Entry(CPL, _presets(objective="ipo"), title=title)
+PER_MEMBER = ("lam", "alpha", "margin", "smoothing", "temperature")
+ENTRY = Entry(CPL, {"paper": PAPER, "laptop": LAPTOP}, title, per_member=PER_MEMBER)
+DPO = Entry(CPL, _presets(), title, per_member=PER_MEMBER)
+IPO = Entry(CPL, _presets(objective="ipo"), title, per_member=PER_MEMBER)

@@ -244,4 +244,5 @@ def title(config: RSOConfig) -> str:
     return f"RSO({variant})" if variant else "RSO"
 
 
-ENTRY = Entry(RSO, {"paper": PAPER, "laptop": LAPTOP}, title=title)
+PER_MEMBER = ("lam", "alpha", "beta", "margin")
+ENTRY = Entry(RSO, {"paper": PAPER, "laptop": LAPTOP}, title, per_member=PER_MEMBER)
