@@ -26,6 +26,12 @@ def test_each_criterion_refuses_on_its_own(changes: dict[str, Any], reason: str)
     assert len(refused.problems) == 1 and reason in refused.problems[0]
 
 
+def test_a_card_without_an_expert_is_judged_by_the_rest() -> None:
+    alone = replace(GOOD, expert=None)
+    assert alone.verdict == "accepted" and "| 50%–70% | – | 75.0%" in alone.row()
+    assert replace(alone, behaviour=0.2).problems
+
+
 def test_a_card_that_a_method_solves_is_called_saturated() -> None:
     solved = replace(GOOD, methods={**REACHED, "cpl": (0.97, 0.01)})
     assert solved.verdict == "accepted, saturated" and not solved.problems

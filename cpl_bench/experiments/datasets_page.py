@@ -21,11 +21,14 @@ preferences; both land in this folder and stay out of git.
 INTRODUCTIONS: dict[Section, str] = {
     "probe": """\
 A card is accepted only if the data can tell methods apart: the behaviour's score within the card's
-band, an expert of at least 90 %, SFT at most 20 points above the behaviour. Where the best method
-reaches 97 % the card is saturated: it tells methods that learn from those that do not, and no good
-one from a better. The lines below are what `cpl-bench inspect NAME --probe` measured. SFT, CPL(λ),
-P-IQL: the laptop presets, 2 seeds, the mean of four evaluations in the second half of training, 25
-episodes each a seed; ± is the standard error over those episodes. Expert: 100 episodes.
+band, an expert of at least 90 % (data of another training's checkpoints have none), SFT at most 20
+points above the behaviour. Where the best method reaches 97 % the card is saturated: it tells
+methods that learn from those that do not, and no good one from a better. A card that is refused
+passed with the cloning of its day, and stays because published results stand on its bytes. The
+lines below are what `cpl-bench inspect NAME --probe` measured. SFT, CPL(λ), P-IQL: the laptop
+presets, 2 seeds, the mean of four evaluations in the second half of training, 25 episodes each a
+seed; ± is the standard error over those episodes. Expert: 100 episodes. Percent are of successes,
+of returns where a task is scored by a normalised return.
 """,
     "reward": """\
 ## Reward models

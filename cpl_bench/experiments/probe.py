@@ -2,9 +2,9 @@
 
 A dataset on which the expert fails measures the expert; one on which cloning is already good
 measures nothing. So a card is accepted only with the behaviour's mean score in its band, an expert
-of at least 90 %, and SFT at most 20 points above the behaviour. What the other methods reach is
-shown beside it and decides nothing; where the best of them reaches 97 %, the card is saturated: it
-tells a method that learns from one that does not, and no good one from a better.
+of at least 90 %, where there is one, and SFT at most 20 points above the behaviour. What the other
+methods reach is shown beside it and decides nothing; where the best of them reaches 97 %, the card
+is saturated: it tells a method that learns from one that does not, and no good one from a better.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Probe:
 
     card: DatasetCard
     behaviour: float
-    expert: float
+    expert: float | None
+    """None: the data are of another training's checkpoints, and there is no expert to ask."""
     methods: Mapping[str, tuple[float, float]]
     """Of each of METHODS its mean and standard error."""
 
@@ -61,7 +62,7 @@ class Probe:
         low, high = self.card.cloned.score_band
         checks = {
             "behaviour outside its band": not low <= self.behaviour <= high,
-            "expert below 90 %": self.expert < MINIMUM_EXPERT,
+            "expert below 90 %": self.expert is not None and self.expert < MINIMUM_EXPERT,
             "SFT more than 20 points above the behaviour": self.sft > self.behaviour + MAXIMUM_GAIN,
         }
         return [problem for problem, found in checks.items() if found]
@@ -83,7 +84,7 @@ class Probe:
             f"{self.card.segments.count:,} × {self.card.segments.length}",
             f"{self.behaviour:.1%}",
             f"{low:.0%}–{high:.0%}",
-            f"{self.expert:.0%}",
+            "–" if self.expert is None else f"{self.expert:.0%}",
             *(f"{mean:.1%} ± {error:.1%}" for mean, error in self.methods.values()),
             self.verdict,
         ]
@@ -92,17 +93,19 @@ class Probe:
 
 def probe(card: DatasetCard, preference_file: Path, behaviour: float, pool: RolloutPool) -> Probe:
     """Measure the expert and METHODS beside the behaviour's known score."""
-    task = load_task(card.task)
-    scoring = task.scoring
-    seeds = episode_seeds("expert probe", EXPERT_EPISODES, card.seed)
-    rules = EpisodeRules(
-        stop_steps_after_success=0 if scoring.is_success else None, keep_steps=False
-    )
-    expert = pool.episodes(task, seeds, [EXPERT] * len(seeds), [], rules, caption="expert")
-    preferences = load_preferences(preference_file)
+    task, preferences = load_task(card.task), load_preferences(preference_file)
+    expert = None if card.cloned.checkpoints else _expert(task, card.seed, pool)
     found = {name: _method(name, preferences, task, pool) for name in METHODS}
-    achieved = float(np.mean(scores_of(task, expert)))
-    return Probe(card, behaviour, achieved, found)
+    return Probe(card, behaviour, expert, found)
+
+
+def _expert(task: TaskCard, seed: int, pool: RolloutPool) -> float:
+    """Mean score of the scripted expert."""
+    seeds = episode_seeds("expert probe", EXPERT_EPISODES, seed)
+    stop = 0 if task.scoring.is_success else None
+    rules = EpisodeRules(stop_steps_after_success=stop, keep_steps=False)
+    episodes = pool.episodes(task, seeds, [EXPERT] * len(seeds), [], rules, caption="expert")
+    return float(np.mean(scores_of(task, episodes)))
 
 
 def _method(
