@@ -18,6 +18,7 @@ import contextlib
 import io
 import json
 import os
+import pickle
 import random
 import re
 import resource
@@ -45,6 +46,7 @@ from cpl_bench.core.versions import installed
 from cpl_bench.experiments.card import load_experiment
 from cpl_bench.experiments.cells import cells
 from cpl_bench.experiments.datasets_page import record as record_row
+from cpl_bench.experiments.imports import Answers, import_file
 from cpl_bench.experiments.library import report
 from cpl_bench.experiments.make import ensure_preferences
 from cpl_bench.experiments.run import Run
@@ -54,6 +56,7 @@ from cpl_bench.learning.methods import configured
 from cpl_bench.preferences.file import load_preferences
 from cpl_bench.preferences.format import PreferenceInfo, Preferences, behaviour_score
 from cpl_bench.preferences.format import preferences_hash as hash_of
+from cpl_bench.preferences.formats.parquet import write_parquet
 from cpl_bench.preferences.labelling import preference_path, with_options
 from cpl_bench.report.read import read_run
 from cpl_bench.report.reward_history import read_reward_history
@@ -170,6 +173,38 @@ def make(folder: Path) -> None:
             config = configured(name, "laptop", settings)
             run = train(preferences, "tiny", name, config, options, pool, load_task("pointmass"))
             evaluate(run, pool, 2)
+    make_foreign(folder / "foreign", preferences)
+
+
+def make_foreign(folder: Path, preferences: Preferences) -> None:
+    """Small files in the forms of other people's data: what `import` reads."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    steps = {
+        side: {
+            f"obs_{side}": rng.normal(size=(6, 4, 4)),
+            f"action_{side}": rng.uniform(-1, 1, (6, 4, 2)),
+            f"reward_{side}": rng.normal(size=(6, 4)),
+        }
+        for side in "12"
+    }
+    pairs = steps["1"] | steps["2"] | {"label": np.array([0, 1, 0.5, 1, 0, 1])}
+    np.savez(folder / "pairs.npz", **pairs)
+    np.savez_compressed(folder / "packed.npz", **pairs)
+    scored = {name[:-2]: array for name, array in steps["1"].items()} | {"rl_sum": np.arange(6.0)}
+    np.savez(folder / "scored.npz", **scored)
+    write_parquet(folder / "tables", preferences)
+    with h5py.File(folder / "flat.hdf5", "w") as file:
+        for name, array in {
+            "observations": rng.normal(size=(40, 4)).astype(np.float32),
+            "actions": rng.uniform(-1, 1, (40, 2)).astype(np.float32),
+            "rewards": rng.normal(size=40).astype(np.float32),
+            "terminals": np.arange(40) == 19,
+            "timeouts": np.arange(40) == 39,
+        }.items():
+            file[name] = array
+    for name, numbers in {"labels": [0, 1, -1], "first": [0, 5, 9], "second": [22, 30, 24]}.items():
+        (folder / f"{name}.pkl").write_bytes(pickle.dumps(np.array(numbers)))
 
 
 # --- How it is damaged ---
@@ -517,6 +552,32 @@ def read_dataset(path: Path, _: Path) -> None:
     list(verify(minari_folder("cpl_bench/tiny-v0")))
 
 
+def read_foreign(path: Path, workshop: Path) -> None:
+    """Import it, and what came of it must be a preference file."""
+    out, folder = workshop / "imported.safetensors", workshop / "foreign"
+    out.unlink(missing_ok=True)
+    about = Answers()
+    if path.stem in ("pairs", "packed"):
+        about = Answers(label_one_means="second")
+    elif path.stem == "scored":
+        about = Answers(score_key="rl_sum")
+    elif path.parent == folder:  # steps, labels, or rows of one of the two
+        about = Answers(
+            label_one_means="first",
+            ties="minus-one",
+            rows=(folder / "first.pkl", folder / "second.pkl"),
+            trajectories=str(folder / "flat.hdf5"),
+            segment_length=4,
+        )
+        path = folder / "labels.pkl"
+    try:
+        import_file(path if path.parent == folder else path.parent, out, about)
+    except UserError:
+        assert not out.exists(), "a refused import left a file"
+        raise
+    load_preferences(out)
+
+
 def read_picture(path: Path, _: Path) -> None:
     read_film(path)
 
@@ -654,6 +715,11 @@ READERS: dict[str, Reader] = {
     "trajectories": Reader(
         files_of("data/cpl_bench/*/data/*.hdf5"), mixed(episodes), read_dataset
     ),
+    "npz": Reader(files_of("foreign/*.npz"), flipped, read_foreign),
+    "parquet": Reader(files_of("foreign/tables/*.parquet"), flipped, read_foreign),
+    "parquet's card": Reader(files_of("foreign/tables/*.md"), mixed(lines), read_foreign),
+    "pickle": Reader(files_of("foreign/*.pkl"), flipped, read_foreign),
+    "D4RL": Reader(files_of("foreign/*.hdf5"), mixed(episodes), read_foreign),
     "film": Reader(files_of("rollout.webp"), flipped, read_picture),
     "datasets' page": Reader(files_of("house/datasets/README.md"), flipped, read_page),
 }  # fmt: skip
