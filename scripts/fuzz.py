@@ -648,6 +648,8 @@ LINES = [
     "train --data PREFERENCES --episodes 0 --seeds 1 --device cpu --overwrite --runs made piql "
     "--steps 4 --reward.steps 2 --reward.hidden 4 --reward.ensemble 1 --policy.hidden 4 "
     "--value.hidden 4 --segments 4 --transitions 4 --first-seed 0 --threads 1 --note n",
+    "train --data PREFERENCES --episodes 0 --seeds 1 --device cpu --overwrite --runs made "
+    "--vary lam=0.5,1 --vary alpha=1e-2 cpl --steps 4 --clone.steps 2 --policy.hidden 4",
 ]  # fmt: skip
 
 

@@ -1,20 +1,24 @@
 """Settings that train side by side as members: each becomes the run that it would be alone."""
 
+import numpy as np
 import pytest
 import torch
 from impatient import DyingPool
 
 from cpl_bench.core.cards import load_task
 from cpl_bench.core.errors import UserError
+from cpl_bench.core.locks import held
 from cpl_bench.experiments.training import train_grid as trained_from_python
 from cpl_bench.learning.contrast import contrast_loss
 from cpl_bench.learning.interface import PreferenceBatch
 from cpl_bench.learning.losses import acceptance
-from cpl_bench.learning.methods import configured, find_method
+from cpl_bench.learning.methods import configured
 from cpl_bench.preferences.file import load_preferences
+from cpl_bench.runs import grid as grids
 from cpl_bench.runs.folder import RunFolder
-from cpl_bench.runs.grid import grid, train_grid
+from cpl_bench.runs.grid import _of_point, train_grid
 from cpl_bench.runs.options import TrainOptions
+from cpl_bench.runs.points import grid
 from cpl_bench.runs.record import read_record
 from cpl_bench.runs.train import train
 
@@ -74,6 +78,11 @@ def bytes_of(run):
     }
 
 
+def all_of(run):
+    """The same and the state."""
+    return bytes_of(run), (run / "state.safetensors").read_bytes()
+
+
 def assert_same_state(one, other):
     """Moments of the reward's last bias, a number a member, are rounded otherwise among eight."""
     (step, one), (of_other, other) = RunFolder(one).read_state(), RunFolder(other).read_state()
@@ -119,7 +128,7 @@ def test_two_settings_give_every_choice(make, tmp_path):
         "CPL, alpha=0.05",
         "CPL, alpha=0.2",
     ]
-    assert runs[1].name == "cpl-mine-lam-0.5-alpha-0.2"
+    assert runs[1].name == "cpl-mine-alpha-0.2-lam-0.5"
     assert all(each.seeds == SEEDS and each.command == "the command" for each in records)
 
 
@@ -131,7 +140,7 @@ def test_a_grid_that_is_killed_goes_on_to_the_same_bytes(make, pool, tmp_path):
     with pytest.raises(UserError, match=r"unfinished run\. Use --resume"):
         make(tmp_path / "killed", vary=vary)
     again = make(tmp_path / "killed", vary=vary, resume=True)
-    assert [bytes_of(run) for run in again] == [bytes_of(run) for run in whole]
+    assert [all_of(run) for run in again] == [all_of(run) for run in whole]
 
 
 def test_one_that_is_killed_while_it_is_handed_out(make, tmp_path, monkeypatch):
@@ -150,8 +159,9 @@ def test_one_that_is_killed_while_it_is_handed_out(make, tmp_path, monkeypatch):
         patched.setattr(RunFolder, "write_state", dying)
         make(tmp_path / "killed", vary=vary)
     assert [path.name for path in (tmp_path / "killed/dots").glob("cpl*")] == ["cpl-lam-0.25"]
-    again = make(tmp_path / "killed", vary=vary, resume=True)
-    assert [bytes_of(run) for run in again] == [bytes_of(run) for run in whole]
+    monkeypatch.setattr("cpl_bench.runs.train.commit", lambda: "another")
+    again = make(tmp_path / "killed", vary={"lam": [0.25, 1]}, resume=True)
+    assert [all_of(run) for run in again] == [all_of(run) for run in whole]
     assert len(list((tmp_path / "killed/dots").iterdir())) == 2
 
 
@@ -166,7 +176,38 @@ def test_what_is_there_is_not_trained_again(make, tmp_path, capsys):
     assert len(more) == 3
     assert (runs[0] / "run.json").stat().st_mtime_ns == before[0]
     make(tmp_path, vary=vary, overwrite=True)
-    assert (runs[0] / "run.json").stat().st_mtime_ns != before[0]
+    made = [(run / "run.json").stat().st_mtime_ns for run in runs]
+    assert all(map(lambda one, other: one != other, made, before))
+
+
+def test_nothing_is_overwritten_before_all_can_be(make, tmp_path):
+    runs = make(tmp_path, vary=GRIDS["cpl"][1])
+    (runs[1] / "run.json").unlink()
+    with pytest.raises(UserError, match="exists and is no run"):
+        make(tmp_path, vary=GRIDS["cpl"][1], overwrite=True)
+    assert (runs[0] / "run.json").is_file()
+    runs[1].rename(tmp_path / "away")
+    with held(runs[0]), pytest.raises(UserError, match="is being written by process"):
+        make(tmp_path, vary=GRIDS["cpl"][1], overwrite=True)
+    assert (runs[0] / "run.json").is_file()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_kill_after_the_last_run_was_handed_out(make, tmp_path, monkeypatch, whole):
+    vary, left = GRIDS["cpl"][1], []
+
+    def dying(path):
+        if not whole:
+            (path / "run.json").unlink()
+        left.append(path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(grids, "discard", dying)
+        make(tmp_path, vary=vary)
+    assert left[0].is_dir()
+    runs = make(tmp_path, vary=vary, resume=whole, overwrite=not whole)
+    assert sorted(path.name for path in runs[0].parent.iterdir()) == [run.name for run in runs]
 
 
 def test_a_folder_with_another_run_is_refused_before_anything_is_trained(make, tmp_path):
@@ -177,10 +218,12 @@ def test_a_folder_with_another_run_is_refused_before_anything_is_trained(make, t
 
 
 def test_a_member_that_diverges_is_named_in_its_own_run_alone(make, tmp_path):
-    wild = {"contrast": {"rate": 1e30, "warmup_steps": 0}}
-    runs = make(tmp_path, settings=wild, vary={"lam": [0.25, 1.0]})
-    for run in runs:
-        assert [seed for seed, _ in read_record(run).diverged] == [*SEEDS]
+    runs = make(tmp_path / "grid", vary={"alpha": [0.1, 1e39]}, seeds=(0, 1, 2, 3))
+    assert [[seed for seed, _ in read_record(run).diverged] for run in runs] == [[], [0, 1, 2, 3]]
+    options = {"note": "alpha-1e+39", "method": read_record(runs[1]).method}
+    settings = {"alpha": 1e39}
+    alone = make(tmp_path / "alone", settings=settings, seeds=(0, 1, 2, 3), **options)
+    assert bytes_of(runs[1]) == bytes_of(alone)
 
 
 @pytest.mark.parametrize(
@@ -189,8 +232,13 @@ def test_a_member_that_diverges_is_named_in_its_own_run_alone(make, tmp_path):
         ("cpl", {"lamda": [0.5, 1.0]}, "No setting to vary is called 'lamda'. Did you mean 'lam'"),
         ("cpl", {"steps": [10.0]}, "Only those can differ between members of cpl"),
         ("sft", {"lam": [0.5]}, "Known: none"),
-        ("cpl", {"lam": [0.5, 0.5]}, "different numbers, at least one"),
-        ("cpl", {"lam": []}, "different numbers, at least one"),
+        ("cpl", {"lam": [0.5, 0.5]}, "numbers that differ in their first six digits"),
+        ("cpl", {"lam": []}, "at least one; got"),
+        ("cpl", {"lam": 0.5}, "at least one; got"),
+        ("cpl", {"lam": "0.5"}, "at least one; got"),
+        ("cpl", {"lam": [None]}, "at least one; got"),
+        ("cpl", {"lam": [10**400]}, "at least one; got"),
+        ("cpl", {3: [1.0]}, "No setting to vary is called '3'"),
         ("cpl", {"lam": [0.5, 2.0]}, r"in \(0, 1\]"),
         ("cpl", {"alpha": [i + 1.0 for i in range(600)]}, "Choices times seeds"),
     ],
@@ -206,12 +254,12 @@ def test_from_the_command_line(dots, tmp_path, capsys):
     from cpl_bench.cli.main import main
 
     line = f"train --data {dots[2]} --seeds 2 --episodes 0 --evaluate-every 18 --preset laptop"
-    line += f" --runs {tmp_path} --vary lam=0.5,1 --vary alpha=0.1 cpl --steps 36"
+    line += f" --runs {tmp_path} --vary lam=0.5,1 --vary alpha=1e-1 cpl --steps 36"
     line += " --clone.steps 18 --contrast.warmup-steps 0 --policy.hidden 8 8"
     assert main(line.split()) == 0
     shown = capsys.readouterr().out
     first, second = sorted(tmp_path.glob("*/cpl-*"))
-    assert (first.name, second.name) == ("cpl-lam-0.5-alpha-0.1", "cpl-lam-1-alpha-0.1")
+    assert (first.name, second.name) == ("cpl-alpha-0.1-lam-0.5", "cpl-alpha-0.1-lam-1")
     assert f"Next: cpl-bench report {first} {second}" in shown
     assert read_record(first).command.startswith("cpl-bench train --data")
 
@@ -223,6 +271,7 @@ def test_from_the_command_line(dots, tmp_path, capsys):
         (["--vary", "lam=half"], "--vary wants SETTING=NUMBER"),
         (["--vary", "lam=0.5", "--vary", "lam=1"], "names 'lam' twice"),
         (["--vary", "clone-steps=5"], "No setting to vary is called 'clone_steps'"),
+        (["--vary", "alpha=1_0"], "--vary wants SETTING=NUMBER"),
     ],
 )
 def test_what_the_command_line_cannot_vary(dots, tmp_path, capsys, words, message):
@@ -232,6 +281,14 @@ def test_what_the_command_line_cannot_vary(dots, tmp_path, capsys, words, messag
     assert main(["train", *options, *words, "cpl"]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("*/cpl*"))
+
+
+def test_a_setting_is_varied_or_set(dots, tmp_path, capsys):
+    from cpl_bench.cli.main import main
+
+    line = f"train --data {dots[2]} --runs {tmp_path} --vary lam=0.5,1 cpl --lam 0.3"
+    assert main(line.split()) == 2
+    assert "--vary gives --lam its numbers" in capsys.readouterr().err
 
 
 def test_from_python(data, tmp_path):
@@ -277,9 +334,18 @@ def test_an_acceptance_of_its_own():
         torch.testing.assert_close(found[member], acceptance(rewards, beta)[member])
 
 
-@pytest.mark.parametrize("algorithm", ["cpl", "dpo", "ipo", "rso"])
-def test_what_can_differ_is_a_number_of_the_config(algorithm):
-    entry = find_method(algorithm)
-    config = configured(algorithm, "laptop", {})
-    assert entry.per_member
-    assert all(isinstance(getattr(config, name), float) for name in entry.per_member)
+def test_titles_do_not_depend_on_what_else_is_trained():
+    config, options = configured("cpl", "laptop", {}), TrainOptions()
+    for values in ([0.1], [0.1, 0.2]):
+        first, *_ = grid("dots", "cpl", config, {"alpha": np.array(values)}, options)
+        assert first.title == "CPL(λ=0.65), alpha=0.1"
+    (point,) = grid("dots", "cpl", config, {"lam": [1]}, options)
+    assert (point.title, point.note) == ("CPL", "lam-1")
+    (point,) = grid("dots", "cpl", config, {"lam": [1]}, TrainOptions(method="Mine"))
+    assert point.title == "Mine, lam=1"
+
+
+def test_of_an_ensemble_each_member_has_its_rows():
+    whole = torch.arange(12).view(12, 1)  # two rows for each of six members
+    assert _of_point(whole, 6, slice(2, 4)).flatten().tolist() == [4, 5, 6, 7]
+    assert _of_point(torch.tensor(7), 6, slice(2, 4)) == 7

@@ -97,11 +97,16 @@ def train(words: Sequence[str]) -> None:
     config = tyro.cli(
         type(default), default=default, prog=prog, args=own, description=type(default).__doc__
     )
-    _run(shared, name, preset, config, words)
+    _run(shared, name, preset, config, words, own)
 
 
 def _run(
-    shared: Shared, name: str, preset: str, config: "MethodConfig", words: Sequence[str]
+    shared: Shared,
+    name: str,
+    preset: str,
+    config: "MethodConfig",
+    words: Sequence[str],
+    own: Sequence[str],
 ) -> None:
     from cpl_bench.experiments.training import train as fit
     from cpl_bench.experiments.training import train_grid
@@ -118,6 +123,9 @@ def _run(
         "command": shlex.join(["cpl-bench", "train", *whole]),  # what makes the run from nothing
     }
     if shared.vary:
+        set_too = [word for word in own if word.partition("=")[0] in _options(shared.vary)]
+        if set_too:
+            raise UserError(f"--vary gives {set_too[0]} its numbers: leave it out after {name}.")
         runs = train_grid(shared.data, name, _numbers(shared.vary), **options)
         paths = " ".join(str(run.path) for run in runs)
         say(f"Trained: {paths}\nNext: cpl-bench report {paths}")
@@ -126,13 +134,21 @@ def _run(
     say(f"Trained: {run.path}\nNext: cpl-bench evaluate {run.path} --episodes 100")
 
 
+def _options(vary: Sequence[str]) -> list[str]:
+    """What the varied settings are called as options of the method."""
+    return [f"--{word.partition('=')[0].replace('_', '-')}" for word in vary]
+
+
 def _numbers(vary: Sequence[str]) -> dict[str, list[float]]:
     """{setting: its numbers} of words like lam=0.25,0.5."""
     found: dict[str, list[float]] = {}
     for word in vary:
-        name, _, numbers = word.replace("-", "_").partition("=")
+        name, _, numbers = word.partition("=")
+        name = name.replace("-", "_")
         try:
             values = [float(number) for number in numbers.split(",")]
+            if "_" in numbers:  # Python's 1_000
+                raise ValueError
         except ValueError:
             raise UserError(f"--vary wants SETTING=NUMBER,NUMBER…, not {shown(word)}.") from None
         if name in found:

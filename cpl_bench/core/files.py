@@ -66,6 +66,23 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def discard(path: Path) -> None:
+    """Take away a folder in one step: a kill leaves all of it, or what the next call takes away."""
+    drop_discarded(path)
+    if path.exists():
+        path.rename(_overwritten(path))
+        drop_discarded(path)
+
+
+def drop_discarded(path: Path) -> None:
+    """Take away what a kill left of a folder of that name that was being discarded."""
+    remove_folder(_overwritten(path))
+
+
+def _overwritten(path: Path) -> Path:
+    return path.with_name(f".{path.name}.overwritten")
+
+
 def check_writable(folder: Path) -> None:
     """Find out now whether files can be written in a folder, or the folder be made.
 

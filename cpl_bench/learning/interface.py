@@ -224,4 +224,5 @@ class Entry(Generic[C]):
     """Whether it must see the true rewards."""
     per_member: tuple[str, ...] = ()
     """Numbers among its settings that only its updates read, each time anew from the algorithm's
-    attribute `config`: a column (s, 1) there gives each member its own (`runs/grid.py`)."""
+    attribute `config`: a column (s, 1) there gives each member its own. Tensors of its state have
+    the members on their leading axis, or none (`runs/grid.py`)."""

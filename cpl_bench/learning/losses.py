@@ -146,10 +146,11 @@ def ranking_nll(
     `not_worse[…, i, j]`: item i of a question is at least as good as item j; true for i = j. Tied
     items stand in each other's sums (Breslow's rule). With K = 2 and no tie it is Bradley–Terry.
     """
-    factor = lam[..., None, None] if isinstance(lam, Tensor) else lam
     itself = torch.eye(not_worse.shape[-1], dtype=torch.bool, device=scores.device)
-    others = torch.where(itself, scores.unsqueeze(-2), factor * scores.unsqueeze(-2))
-    others = others.masked_fill(~not_worse, float("-inf"))  # (s, q, K, K)
+    one = scores.new_ones(())
+    factor = lam[..., None, None] if isinstance(lam, Tensor) else lam * one
+    others = scores.unsqueeze(-2) * torch.where(itself, one, factor)  # (s, q, K, K)
+    others = others.masked_fill(~not_worse, float("-inf"))
     return (others.logsumexp(-1) - scores).sum(-1)
 
 

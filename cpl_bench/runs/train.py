@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Literal, cast
@@ -13,7 +13,7 @@ import torch
 
 from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.errors import UserError
-from cpl_bench.core.files import drop_temporaries, is_temporary, remove_folder
+from cpl_bench.core.files import discard, drop_discarded, drop_temporaries, is_temporary
 from cpl_bench.core.locks import held
 from cpl_bench.core.names import check_folder, slug
 from cpl_bench.core.progress import say
@@ -59,14 +59,14 @@ def train(
             isn't there, or a run folder that holds something else.
     """
     arguments = (preferences, dataset, algorithm, config, options, pool, task, command)
-    trainee, record = readied(*arguments)
+    trainee, record = prepared(*arguments)
     folder = RunFolder(options.runs / dataset / folder_name(algorithm, options.note))
     with held(folder.path):
         trained(trainee, folder, record, options)
     return folder.path
 
 
-def readied(
+def prepared(
     preferences: Preferences,
     dataset: str,
     algorithm: str,
@@ -75,8 +75,13 @@ def readied(
     pool: RolloutPool | None,
     task: TaskCard | None,
     command: str = "",
+    members: Sequence[int] = (),
+    varied: Mapping[str, Sequence[float]] | None = None,
 ) -> tuple[Trainee, RunRecord]:
     """What `train` trains, and what it will say of itself; nothing is written yet.
+
+    `members`: the seeds of all that train side by side, if others than the options'; `varied` are
+    settings of which each has its own number.
 
     Raises:
         UserError: as `train`, but for the folder.
@@ -95,9 +100,9 @@ def readied(
         unread = torch.utils.deterministic  # memory that is written before it is read: no filling
         unread.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     precision = choose_precision(options.precision, device)
-    trainee = prepare(
-        algorithm, config, preferences, options.seeds, device, task, pool, title, precision
-    )
+    members = members or options.seeds
+    arguments = (preferences, members, device, task, pool, title, precision, varied)
+    trainee = prepare(algorithm, config, *arguments)
     return trainee, RunRecord(
         dataset=dataset,
         task=task,
@@ -213,11 +218,9 @@ def _open(
     folder: RunFolder, record: RunRecord, options: TrainOptions
 ) -> Literal["start", "resume", "finished"]:
     """Make the run folder, or check that the one there holds this very run."""
-    gone = folder.path.with_name(f".{folder.path.name}.overwritten")
-    remove_folder(gone)
+    drop_discarded(folder.path)
     if options.overwrite and (folder.path / "run.json").is_file():  # damaged or old ones, too
-        folder.path.rename(gone)  # in one step: a kill leaves all of it or nothing
-        remove_folder(gone)
+        discard(folder.path)
     if not (folder.path / "run.json").exists():
         if folder.path.exists() and not all(map(is_temporary, folder.path.iterdir())):
             raise UserError(f"{folder.path} exists and is no run; choose another --note.")
