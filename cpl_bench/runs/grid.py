@@ -112,9 +112,7 @@ def _all_there(points: Sequence[Point], records: Sequence[RunRecord], overwrite:
     for path in there:
         say(f"{path} is already trained.")
     if 0 < len(there) < len(points):
-        say(
-            "Beside the others it is trained once more and stays as it is; left out of --vary it is not."
-        )
+        say("Those are trained once more beside the others, and stay as they are.")
     return len(there) == len(points)
 
 
