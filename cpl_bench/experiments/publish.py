@@ -18,7 +18,7 @@ SOMETIMES = ("reward.png", "reward.pdf", FILM)
 RUN_EVIDENCE = ("run.json", "evaluations.csv")
 FINAL = "final.csv"
 METRICS = "metrics.csv"
-LARGEST_METRICS_BYTES = 200_000
+LARGEST_METRICS_BYTES = 250_000
 """A larger file of metrics is not published with its run."""
 
 
