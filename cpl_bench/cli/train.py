@@ -97,16 +97,14 @@ def train(words: Sequence[str]) -> None:
     config = tyro.cli(
         type(default), default=default, prog=prog, args=own, description=type(default).__doc__
     )
-    _run(shared, name, preset, config, words, own)
+    for word in own:
+        if word.partition("=")[0] in _options(shared.vary):
+            raise UserError(f"--vary gives {word} its numbers: leave it out after {name}.")
+    _run(shared, name, preset, config, words)
 
 
 def _run(
-    shared: Shared,
-    name: str,
-    preset: str,
-    config: "MethodConfig",
-    words: Sequence[str],
-    own: Sequence[str],
+    shared: Shared, name: str, preset: str, config: "MethodConfig", words: Sequence[str]
 ) -> None:
     from cpl_bench.experiments.training import train as fit
     from cpl_bench.experiments.training import train_grid
@@ -123,9 +121,6 @@ def _run(
         "command": shlex.join(["cpl-bench", "train", *whole]),  # what makes the run from nothing
     }
     if shared.vary:
-        set_too = [word for word in own if word.partition("=")[0] in _options(shared.vary)]
-        if set_too:
-            raise UserError(f"--vary gives {set_too[0]} its numbers: leave it out after {name}.")
         runs = train_grid(shared.data, name, _numbers(shared.vary), **options)
         paths = " ".join(str(run.path) for run in runs)
         say(f"Trained: {paths}\nNext: cpl-bench report {paths}")

@@ -144,6 +144,7 @@ def _train(
     from cpl_bench.learning.precision import choose_precision
     from cpl_bench.runs.grid import train_grid as fit_all
     from cpl_bench.runs.options import TrainOptions, choose_device
+    from cpl_bench.runs.points import grid
     from cpl_bench.runs.train import train as fit
 
     found = choose_device(device)  # refuse before data are made
@@ -169,6 +170,8 @@ def _train(
         resume=resume,
         overwrite=overwrite,
     )
+    if vary:
+        grid("data", method, config, vary, options)  # refuse before data are made
     check_writable(options.runs)
     with RolloutPool(workers or None) as pool:
         if isinstance(data, Preferences):

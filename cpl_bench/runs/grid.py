@@ -81,7 +81,9 @@ def train_grid(
         seeds=tuple(range(len(points) * len(seeds))),
     )
     with held(hidden.path):
-        if not _all_there(points, records, options.overwrite):
+        if options.overwrite:
+            _discard(points)
+        if not _all_there(points, records):
             if not (hidden.path / "run.json").is_file():
                 remove_folder(hidden.path)  # nobody else makes such a folder
             trained(trainee, hidden, together, options, sharing=False)
@@ -93,17 +95,19 @@ def train_grid(
     return [point.folder.path for point in points]
 
 
-def _all_there(points: Sequence[Point], records: Sequence[RunRecord], overwrite: bool) -> bool:
-    """Whether nothing is left to train; points that are to be overwritten go first."""
-    if overwrite:
-        for point in points:
-            path = point.folder.path
-            if path.exists() and not (path / "run.json").is_file():
-                raise UserError(f"{path} exists and is no run; choose another --note.")
-        for point in points:
-            with held(point.folder.path):
-                discard(point.folder.path)
-        return False
+def _discard(points: Sequence[Point]) -> None:
+    """Take away the runs that are to be overwritten, once all of them are known to be runs."""
+    paths = [point.folder.path for point in points]
+    for path in paths:
+        if path.exists() and not (path / "run.json").is_file():
+            raise UserError(f"{path} exists and is no run; choose another --note.")
+    for path in paths:
+        with held(path):
+            discard(path)
+
+
+def _all_there(points: Sequence[Point], records: Sequence[RunRecord]) -> bool:
+    """Whether nothing is left to train."""
     there = [
         point.folder.path
         for point, record in zip(points, records, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 from cpl_bench.core.counts import MEMBERS, check_count
 from cpl_bench.core.errors import UserError, shown, unknown_name
@@ -44,17 +45,21 @@ def grid(
     numbers = {name: _numbers(name, values, algorithm, entry) for name, values in vary.items()}
     choices = [dict(zip(numbers, each, strict=True)) for each in product(*numbers.values())]
     check_count("Choices times seeds", len(choices) * len(options.seeds), 1, MEMBERS)
-    return [_point(dataset, algorithm, config, values, options) for values in choices]
+    return [
+        _point(options.runs / dataset, algorithm, entry, config, values, options)
+        for values in choices
+    ]
 
 
 def _point(
-    dataset: str,
+    runs: Path,
     algorithm: str,
+    entry: Entry,
     config: MethodConfig,
     values: dict[str, float],
     options: TrainOptions,
 ) -> Point:
-    entry, made = find_method(algorithm), replaced(config, values, f"settings of {algorithm}")
+    made = replaced(config, values, f"settings of {algorithm}")
     named = sorted(values.items())
     untold = [each for each in named if options.method or not _told(entry, made, each[0])]
     title = options.method or entry.title(made)
@@ -64,7 +69,7 @@ def _point(
         made,
         ", ".join([title, *(f"{name}={each:g}" for name, each in untold)]),
         note,
-        RunFolder(options.runs / dataset / folder_name(algorithm, note)),
+        RunFolder(runs / folder_name(algorithm, note)),
     )
 
 
