@@ -36,7 +36,7 @@ from cpl_bench.runs.record import RunRecord, read_record, write_record
 from cpl_bench.runs.webp import Film, Origin, read_film, write_film
 
 RESULTS = Path(__file__).parent.parent / "results"
-METRICS = "step,phase,seed,metric,value\n"
+METRICS = "step,phase,seed,metric,value\n10,all,0,loss,1.0\n10,all,0,data_log_prob,-0.5\n"
 DOTS = str(Path(__file__).parent / "dots.toml")
 SHORT = {"policy": {"hidden": [16]}, "steps": 30, "segments": 8, "clone": {"steps": 10}}
 
@@ -111,21 +111,26 @@ def test_published_pages_are_what_the_program_writes(name, tmp_path, capsys):
 def test_evidence_is_copied_with_the_online_runs_metrics(experiment):
     publish(*experiment)
     _, out, results = experiment
-    extra = ["dots/ppo-p-ppo/metrics.csv", "reward.pdf", "reward.png", "rollout.webp"]
-    assert published(results) == sorted(ALWAYS + extra)
+    extra = ["dots/ppo-p-ppo/metrics.csv", "dots/cpl-cpl-lam/watched.csv"]
+    assert published(results) == sorted([*ALWAYS, *SOMETIMES, *extra])
     for name in published(results):
-        if name != "experiment.toml":
+        if name.endswith("watched.csv"):
+            assert (results / name).read_text() == METRICS.replace("10,all,0,loss,1.0\n", "")
+        elif name != "experiment.toml":
             assert (results / name).read_bytes() == (out / name).read_bytes()
 
 
 def test_large_metrics_stay_where_they_are(experiment, capsys):
-    _, out, results = experiment
+    given, out, results = experiment
     publish(*experiment)
     line = "1,ppo,0,std,0.5\n"
     large = METRICS + line * (LARGEST_METRICS_BYTES // len(line))
     (out / "dots/ppo-p-ppo/metrics.csv").write_text(large)
     publish(*experiment)
-    assert published(results) == sorted([*ALWAYS, *SOMETIMES]), "nor do older ones stay"
+    extra = ["dots/ppo-p-ppo/watched.csv", "dots/cpl-cpl-lam/watched.csv"]
+    assert published(results) == sorted([*ALWAYS, *SOMETIMES, *extra]), "nor do older ones stay"
+    publish(given, results, results)  # a report on what is published
+    assert published(results) == sorted([*ALWAYS, *SOMETIMES, *extra])
     assert "metrics.csv stays unpublished" in capsys.readouterr().out
 
 
@@ -134,7 +139,8 @@ def test_what_is_gone_is_taken_away(experiment):
     publish(*experiment)
     for name in SOMETIMES:
         (out / name).unlink()
-    (out / "dots/ppo-p-ppo/metrics.csv").unlink()
+    for cell in cells(experiment[0]):
+        (out / cell.folder / "metrics.csv").unlink()
     publish(*experiment)
     assert published(results) == ALWAYS
 

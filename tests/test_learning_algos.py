@@ -1,6 +1,6 @@
 """Every method in ALGOS keeps the house's promises and learns a problem whose answer is known.
 
-Golden curves: tests/golden/NAME.json holds the metrics of 20 steps. After a change that is meant to
+Golden curves: tests/golden/NAME.json holds the metrics of 30 steps. After a change that is meant to
 change results, write them anew and say why in the changelog:
 
     CPL_BENCH_GOLDEN=write pytest tests/test_learning_algos.py -k golden
@@ -231,17 +231,28 @@ TEACHES = {  # least success, and how far above imitation
 }
 
 LEARNED, CHUNKS = {"variance": "learned", "std_limits": [0.2, 1.5]}, {"chunk": 4}
-POLICIES = {  # methods with policies beside the plain one, which keep all promises, too
-    "sft, chunks": CHUNKS,
-    "cpl, chunks": CHUNKS | {"average": 0.9},
-    "cpl, learned variance": LEARNED | {"average": 0.9},
-    "cpl, both": CHUNKS | LEARNED | {"replan": 3},
-    "percent-bc, both": CHUNKS | LEARNED,
-    "piql, learned variance": LEARNED,
+OWN_LABELS = {"rejection": False, "reference": False}
+VARIANTS = {  # of methods and their policies; they keep all promises, too
+    "sft, chunks": {"policy": CHUNKS},
+    "cpl, chunks": {"policy": CHUNKS | {"average": 0.9}},
+    "cpl, learned variance": {"policy": LEARNED | {"average": 0.9}},
+    "cpl, both": {"policy": CHUNKS | LEARNED | {"replan": 3}},
+    "cpl, BC": {"lam": 1.0, "bc_weight": 1.0},
+    "cpl, KL": {"reference": True},
+    "cpl, not cloned": {"clone": {"steps": 0}},
+    "cpl, hinge": {"lam": 1.0, "objective": "hinge", "margin": 0.5, "bc_weight": 1.0},
+    "cpl, ranking": {"lam": 0.9, "objective": "ranking"},
+    "cpl, mean score": {"score": "mean_over_temperature", "temperature": 0.5},
+    "dpo, conservative": {"smoothing": 0.1},
+    "rso, soft": {**OWN_LABELS, "labels": "soft", "lam": 0.6},
+    "rso, hinge": {"objective": "hinge"},
+    "percent-bc, both": {"policy": CHUNKS | LEARNED},
+    "piql, learned variance": {"policy": LEARNED},
+    "ppo, reinforce": {"surrogate": {"objective": "reinforce"}, "gae_lambda": 1.0},
 }
 
 every_method = pytest.mark.parametrize("name", ALGOS)
-every_learner = pytest.mark.parametrize("name", [*ALGOS, *POLICIES])
+every_learner = pytest.mark.parametrize("name", [*ALGOS, *VARIANTS])
 
 
 def method_of(name):
@@ -252,7 +263,7 @@ def config_of(name, **settings):
     """The tiny config with those of the settings that the method has."""
     config = configured(method_of(name), "laptop", TINY[method_of(name)])
     known = {key: value for key, value in settings.items() if hasattr(config, key)}
-    return replaced(replaced(config, known, name), {"policy": POLICIES.get(name, {})}, name)
+    return replaced(replaced(config, known, name), VARIANTS.get(name, {}), name)
 
 
 def build(name, seeds, **settings):
@@ -284,6 +295,7 @@ def draw_for(seeds):
             second=torch.tensor(second),
             prefers_second=torch.tensor(answers, dtype=torch.float32),
             weight=torch.ones(answers.shape),
+            ranked=SEGMENTS,  # all their pairs are there
         )
 
     return draw
@@ -800,17 +812,17 @@ def test_the_rate_warms_up_linearly():
 
 @every_learner
 def test_golden_curve(name):
-    """The first 20 steps give the committed metrics; see the header to write them anew."""
-    algorithm = build(name, [0, 1], clone={"steps": 8}, steps=20)
+    """The first 30 steps give the committed metrics; see the header to write them anew."""
+    algorithm = build(name, [0, 1], clone={"steps": 8}, steps=30)
     curve = [
         {"phase": phase, **{key: value.tolist() for key, value in metrics.items()}}
-        for phase, metrics in train(algorithm, [0, 1], stop=20)
+        for phase, metrics in train(algorithm, [0, 1], stop=30)
     ]
     path = GOLDEN / f"{name.replace(', ', '-').replace(' ', '-')}.json"
     if os.environ.get("CPL_BENCH_GOLDEN") == "write":
         path.write_text("[\n" + ",\n".join(map(json.dumps, curve)) + "\n]\n")
     expected = json.loads(path.read_text())
-    assert len(curve) == len(expected) == 20
+    assert len(curve) == len(expected) == 30
     for step, (found, wanted) in enumerate(zip(curve, expected, strict=True)):
         assert found.keys() == wanted.keys(), step
         assert found.pop("phase") == wanted.pop("phase"), step

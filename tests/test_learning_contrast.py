@@ -100,7 +100,7 @@ def test_a_ranking_of_two_segments_is_the_logistic_loss(lam):
 def test_a_mean_over_a_temperature_is_a_sum_with_another_alpha():
     steps = draw_for(SEEDS)(0).actions.shape[2]
     sums = trained("cpl", alpha=1 / (0.7 * steps))
-    means = trained("cpl", score="mean_over_temperature", temperature=0.7, alpha=9.0)
+    means = trained("cpl", score="mean_over_temperature", temperature=0.7)
     for name, value in sums[0].items():
         np.testing.assert_allclose(means[0][name], value, atol=2e-5)
     torch.testing.assert_close(means[1]["contrast_loss"], sums[1]["contrast_loss"])
@@ -297,6 +297,11 @@ def test_settings_reach_the_loss(name, settings):
         ("dpo", {"smoothing": 0.5}, r"smoothing must be in \[0, 0.5\)"),
         ("cpl", {"margin": 0}, "margin must be positive"),
         ("cpl", {"temperature": 0}, "temperature must be positive"),
+        (
+            "cpl",
+            {"score": "mean_over_temperature", "alpha": 0.2},
+            "alpha must be 0.1 where the score is a mean, not 0.2",
+        ),
         ("cpl", {"score": "mean"}, "'score' must be 'alpha_times_sum' or 'mean_over_temperature'"),
         ("dpo", {"alpha": -1}, "alpha must be positive"),
         ("dpo", {"clone": {"steps": 0}}, "A reference is the clone, and clone.steps = 0 make none"),

@@ -132,9 +132,7 @@ def test_the_first_update_of_reinforce_is_ppos_and_later_ones_are_not_clipped():
     """As long as π is π_old, the ratio's gradient is log π's."""
     gradients, weights = [], []
     for objective in ("clip", "reinforce"):
-        learner, rollouts = toy(
-            surrogate={"objective": objective, "clip": 0.01}, actor={"rate": 0.1}
-        )
+        learner, rollouts = toy(surrogate={"objective": objective}, actor={"rate": 0.1})
         improve, updates = improving(learner)
         for update in range(updates):
             improve(RolloutBatch(torch.tensor(update), rollouts if update == 0 else None))
@@ -488,6 +486,14 @@ def test_what_a_collection_is_fed_with():
         ),
         ({"std": {"initial": 0.01}}, r"std.initial must be in \[lowest, highest\] = \[0.5, 1.5\]"),
         ({"surrogate": {"clip": 0.0}}, "surrogate.clip must be in"),
+        (
+            {"surrogate": {"objective": "reinforce", "clip": 0.1}},
+            "surrogate.clip must be 0.2 where nothing is clipped, not 0.1",
+        ),
+        (
+            {"surrogate": {"target_kl": 0.1}},
+            "surrogate.target_kl must be 0.01 where no penalty aims at it, not 0.1",
+        ),
         ({"gamma": 1.1}, "gamma must be in"),
         ({"collection": {"epochs": 0}}, "collection.epochs must be a whole number from 1"),
         ({"ptx_weight": -1.0}, "ptx_weight must be at least 0"),

@@ -1,6 +1,7 @@
 """RSO: what is accepted, how it is labelled, and what it comes to where nothing is rejected."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from test_learning_algos import assert_same, build, draw_for, phase_of
 
 from cpl_bench.core.errors import UserError
 from cpl_bench.learning.algos.rso import ACCEPT_STREAM, accepted_first, compared
-from cpl_bench.learning.losses import acceptance
+from cpl_bench.learning.losses import acceptance, segment_score
 from cpl_bench.learning.methods import configured, find_method
 from cpl_bench.learning.random_bits import member_keys, uniform
 
@@ -31,7 +32,7 @@ def test_the_rate_of_acceptance_is_the_analytic_one():
 
 
 def rejected_one_by_one(rewards, beta, wanted, draw):
-    """The paper's rejection: candidates are tried until one is accepted, then without it."""
+    """The paper's section 3.2: candidates are tried until one is accepted, then without it."""
     left, accepted = list(range(len(rewards))), []
     while len(accepted) < wanted:
         i = left[draw.integers(len(left))]
@@ -42,7 +43,19 @@ def rejected_one_by_one(rewards, beta, wanted, draw):
     return accepted
 
 
-def test_what_is_accepted_is_what_the_papers_algorithm_accepts():
+def rejected_in_passes(rewards, beta, wanted, draw):
+    """The paper's algorithm 1, in random order: the largest reward is looked up once a pass."""
+    left, accepted = list(draw.permutation(len(rewards))), []
+    while len(accepted) < wanted:
+        largest = max(rewards[j] for j in left)
+        for i in list(left):
+            if len(accepted) < wanted and draw.random() < np.exp((rewards[i] - largest) / beta):
+                accepted.append(i)
+                left.remove(i)
+    return accepted
+
+
+def test_what_is_accepted_is_what_the_papers_rejection_accepts():
     """How often each of six is among the first, and among the two that are accepted."""
     rewards, beta, rounds = np.array([0.0, 0.2, 0.5, 0.9, 1.4, 1.5]), 0.5, 20_000
     log_odds = torch.tensor(rewards[None] / beta, dtype=torch.float32).expand(rounds, -1)
@@ -55,6 +68,10 @@ def test_what_is_accepted_is_what_the_papers_algorithm_accepts():
     theirs = [rejected_one_by_one(rewards, beta, 2, draw) for _ in range(rounds)]
     ours = np.bincount(places[:, :2].ravel(), minlength=6) / rounds
     np.testing.assert_allclose(ours, np.bincount(np.ravel(theirs)) / rounds, atol=0.015)
+    passes = [rejected_in_passes(rewards, beta, 2, draw) for _ in range(rounds)]
+    passes = np.bincount(np.ravel(passes)) / rounds
+    assert ours[-1] / 2 == pytest.approx(0.37, abs=0.01), "as the module's header has them"
+    assert passes[-1] / 2 == pytest.approx(0.43, abs=0.01)
 
 
 def test_the_least_of_uniform_numbers_is_accepted_last():
@@ -114,6 +131,36 @@ def test_a_reward_that_says_what_the_answers_say_makes_it_dpo(labels, monkeypatc
         expected = phase_of(dpo, "contrast").update(draw(step))
         assert torch.equal(found["contrast_loss"], expected["contrast_loss"])
     assert_same(learner.policy.parameters, dpo.policy.parameters)
+
+
+def test_soft_labels_are_what_is_contrasted():
+    """The loss by hand, of the reward model's own probabilities; hard labels give another."""
+    settings = {"rejection": False, "reference": False, "policy": {"dropout": 0}}
+    soft, hard = (build("rso", [0, 1], labels=each, **settings) for each in ("soft", "hard"))
+    batch, lam = draw_for([0, 1])(0), 0.6
+    soft.config = replace(soft.config, lam=lam)
+    with torch.no_grad():
+        soft.reward.networks["reward"].parameters["w1"].mul_(5)
+        hard.reward.networks["reward"].parameters["w1"].mul_(5)
+        rewards = soft.reward.segment_sums(batch)[:, :6].double()
+        scores = segment_score(soft.policy.log_probs(batch), 0.1)[:, :6].double()
+    expected = []
+    for reward, score in zip(rewards.tolist(), scores.tolist(), strict=True):
+        costs = []
+        for i, j in combinations(range(6), 2):
+            second = 1 / (1 + np.exp(reward[i] - reward[j]))
+            costs.append(second * np.logaddexp(0, lam * score[i] - score[j]))
+            costs[-1] += (1 - second) * np.logaddexp(0, lam * score[j] - score[i])
+        expected.append(np.mean(costs))
+    found = phase_of(soft, "contrast").update(batch)["contrast_loss"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    hard.config = replace(hard.config, lam=lam)
+    assert (phase_of(hard, "contrast").update(batch)["contrast_loss"] - found).abs().min() > 1e-3
+
+
+def test_where_nothing_is_rejected_no_rate_is_told():
+    told = phase_of(build("rso", [0], rejection=False), "contrast").update(draw_for([0])(0))
+    assert "acceptance" not in told and "accuracy" in told
 
 
 def test_where_beta_is_small_the_best_are_compared():

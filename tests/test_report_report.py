@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,10 +20,12 @@ from cpl_bench.core.score import SUCCESS, Score
 from cpl_bench.experiments.run import Run
 from cpl_bench.preferences.format import PreferenceInfo
 from cpl_bench.report import curves, figure, reward_history
-from cpl_bench.report.curves import Curve, Panel, draw_curves
+from cpl_bench.report.curves import draw_curves
 from cpl_bench.report.figure import SPARE, STYLES, styles_of
 from cpl_bench.report.films import film_of
 from cpl_bench.report.intervals import success_intervals
+from cpl_bench.report.likelihood import EXTRACT, extract
+from cpl_bench.report.panels import Curve, Panel
 from cpl_bench.report.read import read_run
 from cpl_bench.report.report import report
 from cpl_bench.report.reward_history import draw_reward_histories, read_reward_history
@@ -35,7 +37,7 @@ from cpl_bench.runs.evaluations import (
     read_evaluations,
     scores_by_checkpoint,
 )
-from cpl_bench.runs.metrics import METRICS_HEADER
+from cpl_bench.runs.metrics import LOG_PROB, METRICS_HEADER
 from cpl_bench.runs.record import RECORD_VERSION
 from cpl_bench.runs.webp import Film, origin_of, write_film
 
@@ -1028,11 +1030,67 @@ def test_runs_without_a_learned_reward_have_no_reward_figure(tmp_path, change):
     assert not (tmp_path / "out" / "reward.png").exists()
 
 
-def test_offline_runs_metrics_are_not_read(tmp_path):
+def test_offline_runs_have_no_reward_figure(tmp_path):
     run = make_online_run(tmp_path, "sweep/cpl")
     spoil_fact(online_transitions=0)(run)
-    (run / "metrics.csv").write_text("rubbish")
     assert report([run], tmp_path / "out").reward is None
+
+
+def note_likelihood(folder: Path, values: Mapping[int, Sequence[float]], name="metrics.csv"):
+    """What every training notes: {step: a number a seed}, the phases as they come."""
+    lines = [METRICS_HEADER]
+    for step, of_seeds in values.items():
+        phase = "clone" if step <= 100 else "contrast"
+        lines += [f"{step},{phase},{s},{LOG_PROB},{value!r}" for s, value in enumerate(of_seeds)]
+        lines += [f"{step},{phase},{s},clone_loss,0.5" for s in range(len(of_seeds))]
+    (folder / name).write_text("\n".join(lines) + "\n")
+
+
+def test_the_datas_likelihood_is_drawn_where_it_was_noted(tmp_path):
+    runs = [make_run(tmp_path, f"sweep/{name}", [[1, 2, 3]] * 2) for name in ("sft", "cpl", "old")]
+    assert report(runs, tmp_path / "out").likelihood is None
+    assert "likelihood" not in (tmp_path / "out/README.md").read_text()
+    note_likelihood(runs[0], {100: [-0.5, -0.7], 200: [-0.4, -0.4]})
+    note_likelihood(runs[1], {100: [-0.5, -0.7], 200: [float("nan"), -8.0]})
+    found = report(runs, tmp_path / "out")
+    assert found.likelihood == tmp_path / "out/likelihood.png" and found.likelihood.exists()
+    assert (tmp_path / "out/likelihood.pdf").exists()
+    methods = [row.method for row in found.rows]
+    assert (tmp_path / "out/likelihood.csv").read_text().splitlines() == [
+        "dataset,method,step,mean,lowest,highest",
+        f"sweep,{methods[0]},100,-0.6000,-0.7000,-0.5000",
+        f"sweep,{methods[0]},200,-0.4000,-0.4000,-0.4000",
+        f"sweep,{methods[1]},100,-0.6000,-0.7000,-0.5000",
+        f"sweep,{methods[1]},200,,,",
+    ]
+    page = found.page.read_text("utf-8")
+    assert "## How likely the data are\n\n![Log-likelihood" in page
+    drop = [(run / "metrics.csv").unlink() for run in runs[:2]]
+    assert drop and report(runs, tmp_path / "out").likelihood is None
+    assert not [*(tmp_path / "out").glob("likelihood*")], "an earlier report's are taken away"
+
+
+def test_a_published_extract_of_the_metrics_gives_the_same_figure(tmp_path):
+    run = make_run(tmp_path, "sweep/cpl", [[1, 2, 3]] * 2)
+    note_likelihood(run, {100: [-0.5, -0.7], 200: [-0.4, -0.4]})
+    report([run], tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    lines = extract(run / "metrics.csv")
+    assert lines.count("\n") == 5 and "clone_loss" not in lines
+    (run / "metrics.csv").unlink()
+    (run / EXTRACT).write_text(lines)
+    report([run], tmp_path / "out")
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert not extract(run / "metrics.csv")
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {100: [-0.5]}, {100: [-0.5, -0.7], 200: [-0.4]}], ids=["none", "seed", "ragged"]
+)
+def test_a_likelihood_that_was_not_noted_of_all_is_left_out(tmp_path, values):
+    run = make_run(tmp_path, "sweep/cpl", [[1, 2, 3]] * 2)
+    note_likelihood(run, values)
+    assert report([run], tmp_path / "out").likelihood is None
 
 
 # --- What a report refuses ---

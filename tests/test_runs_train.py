@@ -30,6 +30,7 @@ from cpl_bench.runs.batches import PreferenceSampler
 from cpl_bench.runs.evaluate import evaluate
 from cpl_bench.runs.evaluations import read_evaluations
 from cpl_bench.runs.folder import RunFolder
+from cpl_bench.runs.metrics import LOG_PROB, read_metrics
 from cpl_bench.runs.monitor import Monitor
 from cpl_bench.runs.options import TrainOptions, choose_device
 from cpl_bench.runs.prepare import prepare
@@ -37,6 +38,7 @@ from cpl_bench.runs.record import read_record, write_record
 from cpl_bench.runs.rollouts import RolloutFeed
 from cpl_bench.runs.train import train
 from cpl_bench.tasks.episodes import EpisodeRules, run_episodes
+from cpl_bench.tasks.policies import mlp_action
 from cpl_bench.tasks.pool import RolloutPool
 from cpl_bench.tasks.registry import find_task
 
@@ -133,7 +135,28 @@ def test_metrics_are_written_between_and_at_evaluations(whole):
         assert np.isfinite(float(row["value"]))
     last = {row["metric"] for row in rows if row["step"] == "50"}
     likelihoods = {"log_prob", "log_prob_preferred", "log_prob_rejected"}
-    assert last == {"contrast_loss", "accuracy"} | likelihoods
+    assert last == {"contrast_loss", "accuracy", LOG_PROB} | likelihoods
+    assert {int(row["step"]) for row in rows if row["metric"] == LOG_PROB} == {*EVALUATED}
+
+
+@pytest.mark.parametrize("algorithm", ["cpl", "piql", "ppo", "percent-bc"])
+def test_the_datas_likelihood_is_that_of_what_acts(start, dots, tmp_path, algorithm):
+    """By hand, from a checkpoint's weights and the simulator's own observations."""
+    run = start(tmp_path, algorithm, episodes=0)
+    data = load_preferences(dots[2])
+    starts, k = data.segment_starts, data.info.segment_length
+    found = read_metrics(run / "metrics.csv", None, [LOG_PROB])[LOG_PROB]
+    assert {step for step, _ in found} == {*EVALUATED}
+    for step in EVALUATED:
+        weights = RunFolder(run).read_weights(step)
+        for seed, member in zip((0, 3), weights.members(), strict=True):
+            costs = []
+            for which in np.linspace(0, len(starts) - 1, 100).astype(int):
+                rows = slice(starts[which], starts[which] + k)
+                acts = mlp_action(member.arrays, data.observations[rows])
+                recorded = np.clip(data.actions[rows], -1 + 1e-5, 1 - 1e-5)
+                costs.append(((acts - recorded) ** 2).sum(1).mean())
+            assert found[step, seed] == pytest.approx(-np.mean(costs), rel=2e-4)
 
 
 def test_metrics_are_means_since_the_pause_before(whole, dots):

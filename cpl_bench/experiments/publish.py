@@ -9,15 +9,18 @@ from cpl_bench.core.files import write_atomically
 from cpl_bench.core.progress import say
 from cpl_bench.experiments.card import Experiment
 from cpl_bench.experiments.cells import cells
+from cpl_bench.report.likelihood import EXTRACT, METRICS, extract
 from cpl_bench.runs.record import read_record
 from cpl_bench.runs.webp import FILM
 
 EVIDENCE = ("table.csv", "curves.csv", "curves.png", "curves.pdf", "README.md")
-SOMETIMES = ("reward.png", "reward.pdf", FILM)
+SOMETIMES = (
+    *("reward.png", "reward.pdf", FILM),
+    *("likelihood.png", "likelihood.pdf", "likelihood.csv"),
+)
 """What not every report has."""
 RUN_EVIDENCE = ("run.json", "evaluations.csv")
 FINAL = "final.csv"
-METRICS = "metrics.csv"
 LARGEST_METRICS_BYTES = 250_000
 """A larger file of metrics is not published with its run."""
 
@@ -25,7 +28,8 @@ LARGEST_METRICS_BYTES = 250_000
 def publish(experiment: Experiment, out: Path, results: Path) -> None:
     """Copy the small files that are evidence from `out` to `results`, run folders included.
 
-    Metrics are copied of runs with online steps: the numbers behind `reward.png`.
+    Metrics are copied of runs with online steps, the numbers behind `reward.png`; of others those
+    behind `likelihood.png`.
     """
     if not (results / "experiment.toml").is_file():
         raise UserError(f"{results} is no experiment: it has no experiment.toml.")
@@ -43,6 +47,10 @@ def publish(experiment: Experiment, out: Path, results: Path) -> None:
             say(f"{metrics} stays unpublished: {LARGEST_METRICS_BYTES:,} bytes or more.")
             wanted = False
         _copy(METRICS, out / run, results / run, wanted)
+        if not wanted and (lines := extract(metrics)):
+            write_atomically(results / run / EXTRACT, lines)
+        else:
+            _copy(EXTRACT, out / run, results / run, not wanted and (out / run / EXTRACT).exists())
     say(f"Published {experiment.name} → {results}")
 
 

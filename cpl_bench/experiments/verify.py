@@ -24,6 +24,7 @@ from cpl_bench.learning.methods import configured
 from cpl_bench.preferences.file import load_preferences
 from cpl_bench.preferences.labelling import preference_path
 from cpl_bench.report.data import published_of
+from cpl_bench.report.likelihood import EXTRACT, METRICS
 from cpl_bench.report.read import read_run
 from cpl_bench.report.report import report
 from cpl_bench.runs.evaluations import read_evaluations
@@ -31,10 +32,11 @@ from cpl_bench.runs.folder import RunFolder
 from cpl_bench.runs.metrics import read_metrics
 from cpl_bench.runs.record import RunRecord, as_table, read_record
 from cpl_bench.trajectories.dataset import content_hash
+from cpl_bench.trajectories.formats.any_minari import read_any
 from cpl_bench.trajectories.formats.minari import read_trajectories
 
 Verdict = Literal["sound", "unfinished", "stale", "damaged"]
-TABLES = ("table.csv", "curves.csv")
+TABLES = ("table.csv", "curves.csv", "likelihood.csv")
 """What a page's numbers are, besides its words and pictures."""
 
 
@@ -92,7 +94,7 @@ def _things(path: Path) -> Iterator[tuple[Path, Check]]:
 
 def _check_of(path: Path) -> Check:
     if path.suffix == ".csv":
-        return _evaluations if path.name != "metrics.csv" else _metrics
+        return _metrics if path.name in (METRICS, EXTRACT) else _evaluations
     checked = path.parent.name in ("checkpoints", "clones") or path.name == "state.safetensors"
     return _tensors if checked else _preferences
 
@@ -114,6 +116,9 @@ def _metrics(path: Path) -> tuple[Verdict, str]:
 def _trajectories(folder: Path) -> tuple[Verdict, str]:
     minari_id = _minari_id(folder)
     root = folder.resolve().parents[minari_id.count("/")]
+    if "cpl_bench" not in read_json(folder / "data" / "metadata.json"):
+        episodes = len(read_any(minari_id, root, ())[0])
+        return "sound", f"{episodes:,} episodes of another program, which named no hash"
     found = read_trajectories(minari_id, root)
     named, hashed = found.record.get("content_hash", ""), content_hash(found.trajectories)
     if named and named != hashed:
@@ -150,8 +155,9 @@ def _run(path: Path) -> tuple[Verdict, str]:
     for step in folder.checkpoint_steps():
         folder.read_weights(step)
     reached = folder.read_state()[0] if folder.state.is_file() else None
-    if folder.metrics.is_file():
-        read_metrics(folder.metrics, "", [])
+    for name in (METRICS, EXTRACT):
+        if (path / name).is_file():
+            read_metrics(path / name, "", [])
     if folder.evaluations.is_file():
         read_run(path)
     elif folder.final.is_file():
@@ -194,7 +200,8 @@ def _page(folder: Path) -> tuple[Verdict, str]:
     with TemporaryDirectory() as made:
         report(runs, Path(made), experiment.title or experiment.name)
         for name in there:
-            if (Path(made) / name).read_bytes() != (folder / name).read_bytes():
+            again = Path(made) / name
+            if not again.is_file() or again.read_bytes() != (folder / name).read_bytes():
                 raise UserError(
                     f"{name} is not what its runs give: `cpl-bench sweep {folder} --report-only` "
                     "writes it anew."

@@ -75,7 +75,7 @@ class SurrogateConfig:
     """clip: the clipped surrogate; penalty: an adaptive KL penalty between updates; reinforce: the
     plain policy gradient, log π(a|s) times the advantage."""
     clip: float = 0.2
-    """ε of the clipped surrogate."""
+    """ε of the clipped surrogate; of the others only `clip_fraction` is counted by it."""
     target_kl: float = 0.01
     """d: the KL between updates that the penalty's coefficient aims at."""
 
@@ -83,6 +83,11 @@ class SurrogateConfig:
         known = one_of(*SURROGATES)
         share = ("in (0, 1)", lambda value: 0 < value < 1)
         refuse(self, {"objective": known, "clip": share, "target_kl": POSITIVE})
+        if self.objective != "penalty":
+            unused = "0.01 where no penalty aims at it"
+            refuse(self, {"target_kl": (unused, lambda value: value == 0.01)})
+        if self.objective != "clip":
+            refuse(self, {"clip": ("0.2 where nothing is clipped", lambda value: value == 0.2)})
 
     def title(self, learned: bool) -> str:
         """What a method is called that improves so, P- where its reward is learned."""

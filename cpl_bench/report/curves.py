@@ -1,11 +1,7 @@
 """The learning-curve figure: a panel a dataset, or, of many methods, a panel for each."""
 
-from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,7 +9,6 @@ if TYPE_CHECKING:
     from matplotlib.gridspec import GridSpec
     from matplotlib.lines import Line2D
 
-from cpl_bench.core.score import SUCCESS, Score
 from cpl_bench.report.figure import (
     HEADING,
     WIDTH,
@@ -26,6 +21,7 @@ from cpl_bench.report.figure import (
     plain,
     styles_of,
 )
+from cpl_bench.report.panels import Curve, Panel
 
 REFERENCE, OTHERS, DIVISION = "#707070", "#CCCCCC", "#A0A0A0"
 GREY = BEHAVIOUR, OTHER, BOUNDARY = "behaviour policy", "other methods", "first phase ends"
@@ -41,36 +37,6 @@ NAME_WIDTHS = {3: 26, 4: 18}
 """Letters in a line over a panel, of so many in a row."""
 MARKED_CHECKPOINTS = 30
 """Curves of no more checkpoints than this show each of them."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One method on one dataset: mean scores at t checkpoints."""
-
-    method: str
-    steps: NDArray[np.int64]
-    mean: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One dataset."""
-
-    dataset: str
-    curves: tuple[Curve, ...]
-    behaviour: float | None
-    """The score of the policy behind the data: a dashed line, where it is known."""
-    boundary: int | None
-    """The step at which the first phase ends, where the runs agree on one."""
-    scoring: Score = SUCCESS
-    """What the scores are."""
-
-    @property
-    def times(self) -> int:
-        """What a score is multiplied by: shares are drawn in percent."""
-        return 100 if self.scoring.is_share else 1
 
 
 def draw_curves(panels: list[Panel], methods: list[str]) -> Picture:
@@ -100,7 +66,7 @@ def _draw_together(panels: list[Panel], methods: list[str], styles: dict[str, St
     height += TITLE_LINE * max(title.count("\n") for title in titles)
 
     def draw(figure: "Figure") -> None:
-        alike = all(panel.scoring.is_success for panel in panels)
+        alike = all(panel.is_success for panel in panels)
         grid = figure.subplots(rows, columns, sharey=alike, squeeze=False)
         for place, axes in enumerate(grid.flat):
             if place >= len(panels):
@@ -114,7 +80,7 @@ def _draw_together(panels: list[Panel], methods: list[str], styles: dict[str, St
             axes.set_title(plain(titles[place]), loc="left", fontweight="bold")
             axes.set_xlabel("gradient steps")
             if not alike or place % columns == 0:
-                axes.set_ylabel(panel.scoring.axis)
+                axes.set_ylabel(panel.axis)
         _draw_legend(figure, methods)
 
     return picture(width, rows * height + 0.5, draw)
@@ -165,7 +131,7 @@ def _draw_block(
         lowest = place + grid.ncols >= len(panel.curves)
         axes.tick_params(labelbottom=lowest, labelleft=column == 0)
         axes.set_xlabel("gradient steps" if row == last else "")
-        axes.set_ylabel(panel.scoring.axis if column == 0 else "")
+        axes.set_ylabel(panel.axis if column == 0 else "")
 
 
 def _name(axes: "Axes", line: "Line2D", name: str) -> None:
@@ -226,7 +192,7 @@ def _draw_curve(axes: "Axes", curve: Curve, style: Style, times: int) -> "Line2D
 
 
 def _dress(axes: "Axes", panel: Panel) -> None:
-    if panel.scoring.is_success:
+    if panel.is_success:
         axes.set_ylim(-3, 103)
         axes.set_yticks(range(0, 101, 20))
     frame(axes)

@@ -39,6 +39,16 @@ CAPTION = (
     "figure for print is [curves.pdf](curves.pdf)."
 )
 
+LIKELIHOOD_FIGURE = "![Log-likelihood of the data against gradient steps](likelihood.png)"
+LIKELIHOOD_CAPTION = (
+    "log π of the data's actions under the policy that acts, −‖μ(s) − a‖², the mean over the steps "
+    "of 100 segments: the same for every method, whatever its own loss sees. 0: the policy does "
+    "what the data do. A line that falls is a policy that leaves them: some way is what learning "
+    "takes, all the way is running off. Mean over seeds, between the lowest and the highest. The "
+    "numbers are in [likelihood.csv](likelihood.csv), for print: "
+    "[likelihood.pdf](likelihood.pdf). Runs that did not note it are left out."
+)
+
 REWARD_FIGURE = "![Learned reward and true return against simulator steps](reward.png)"
 REWARD_CAPTION = (
     "For the methods that learn on the simulator: the reward model that they are paid by, which "

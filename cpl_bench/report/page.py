@@ -11,6 +11,8 @@ from cpl_bench.report.intervals import CONFIDENCE
 from cpl_bench.report.markdown import cell, table
 from cpl_bench.report.notes import (
     CAPTION,
+    LIKELIHOOD_CAPTION,
+    LIKELIHOOD_FIGURE,
     REWARD_CAPTION,
     REWARD_FIGURE,
     SATURATION,
@@ -31,6 +33,7 @@ def write_page(
     title: str,
     intro: str,
     shows_reward: bool,
+    shows_likelihood: bool = False,
     film: str = "",
 ) -> str:
     """The page of a report; it begins with MARK.
@@ -41,6 +44,7 @@ def write_page(
         title: the heading
         intro: Markdown below it
         shows_reward: whether there is a `reward.png` to embed
+        shows_likelihood: whether there is a `likelihood.png`
         film: Markdown of a section of its own
     """
     parts = [MARK, f"# {title}"]
@@ -56,6 +60,8 @@ def write_page(
     if overall := over_tasks(runs):
         parts += _overall_section(overall)
     parts += ["## Learning curves", "![Score against gradient steps](curves.png)", CAPTION]
+    if shows_likelihood:
+        parts += ["## How likely the data are", LIKELIHOOD_FIGURE, LIKELIHOOD_CAPTION]
     if shows_reward:
         parts += ["## Learned reward against true return", REWARD_FIGURE, REWARD_CAPTION]
     if film:

@@ -9,10 +9,12 @@ from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import write_atomically
 from cpl_bench.core.names import check_line
 from cpl_bench.core.score import Score
-from cpl_bench.report.curves import Panel, draw_curves
+from cpl_bench.report.curves import draw_curves
 from cpl_bench.report.figure import Picture
 from cpl_bench.report.films import film_of, film_section
+from cpl_bench.report.likelihood import likelihood_panels
 from cpl_bench.report.page import MARK, write_page
+from cpl_bench.report.panels import Panel
 from cpl_bench.report.read import EvaluatedRun, read_run
 from cpl_bench.report.reward_history import draw_reward_histories, read_reward_history
 from cpl_bench.report.table import TableRow, panels_of, summarise
@@ -29,6 +31,8 @@ class ReportResult:
     reward: Path | None
     """Learned reward and true return, if a run noted both while it learned on the simulator; a PNG,
     its PDF beside it."""
+    likelihood: Path | None
+    """How likely the data are under the policies, if runs noted it; a PNG, its PDF beside it."""
     page: Path
     rows: tuple[TableRow, ...]
     scorings: dict[str, Score]
@@ -40,8 +44,9 @@ class ReportResult:
 def report(run_folders: list[Path], out: Path, title: str = "", intro: str = "") -> ReportResult:
     """Compare runs: `table.csv`, `curves.csv`, `curves.png` and `README.md` in the folder `out`.
 
-    On-policy runs with a learned reward add `reward.png`. Each figure has a PDF beside it, for
-    print. A film of one of the runs that lies there, `rollout.webp`, is shown on the page.
+    On-policy runs with a learned reward add `reward.png`, runs that noted how likely the data are
+    `likelihood.png` and `likelihood.csv`. Each figure has a PDF beside it, for print. A film of one
+    of the runs that lies there, `rollout.webp`, is shown on the page.
     Datasets and methods keep the order in which the folders first name them. The same folders give
     the same bytes. Everything is computed before the first file is written.
 
@@ -76,8 +81,11 @@ def report(run_folders: list[Path], out: Path, title: str = "", intro: str = "")
     figure = draw_curves(panels, methods)
     histories = [history for run in runs if (history := read_reward_history(run))]
     reward_figure = draw_reward_histories(histories, methods) if histories else None
+    likely = likelihood_panels(runs)
+    likelihood_figure = draw_curves(likely, methods) if likely else None
     film = film_section(shown) if (shown := film_of(runs, out)) else ""
-    page = write_page(runs, rows, title or "Results", intro, reward_figure is not None, film)
+    figures = reward_figure is not None, likelihood_figure is not None
+    page = write_page(runs, rows, title or "Results", intro, *figures, film)
 
     # --- Write ---
     written = ReportResult(
@@ -85,6 +93,7 @@ def report(run_folders: list[Path], out: Path, title: str = "", intro: str = "")
         curves=out / "curves.csv",
         figure=out / "curves.png",
         reward=out / "reward.png" if reward_figure else None,
+        likelihood=out / "likelihood.png" if likelihood_figure else None,
         page=page_path,
         rows=rows,
         online_transitions={
@@ -94,12 +103,16 @@ def report(run_folders: list[Path], out: Path, title: str = "", intro: str = "")
         },
         scorings={run.dataset: run.scoring for run in runs},
     )
-    if reward_figure:
-        _write_picture(out / "reward.png", reward_figure)
-    elif page_path.exists():  # an earlier report's
-        (out / "reward.png").unlink(missing_ok=True)
-        (out / "reward.pdf").unlink(missing_ok=True)
+    for name, picture in (("reward", reward_figure), ("likelihood", likelihood_figure)):
+        if picture:
+            _write_picture(out / f"{name}.png", picture)
+        elif page_path.exists():  # an earlier report's
+            for kind in ("png", "pdf", "csv"):
+                (out / f"{name}.{kind}").unlink(missing_ok=True)
     write_atomically(written.table, _table_csv(rows))
+    if likely:
+        ends = ("lowest", "highest")
+        write_atomically(out / "likelihood.csv", _curves_csv(likely, ends))
     write_atomically(written.curves, _curves_csv(panels))
     _write_picture(written.figure, figure)
     write_atomically(written.page, page)
@@ -159,8 +172,8 @@ def _table_csv(rows: tuple[TableRow, ...]) -> str:
     return _csv([header, *(_decimals(astuple(row)) for row in rows)])
 
 
-def _curves_csv(panels: list[Panel]) -> str:
-    lines = [("dataset", "method", "step", "mean", "ci_low", "ci_high")]
+def _curves_csv(panels: list[Panel], ends: tuple[str, str] = ("ci_low", "ci_high")) -> str:
+    lines = [("dataset", "method", "step", "mean", *ends)]
     for panel in panels:
         for curve in panel.curves:
             points = zip(curve.steps, curve.mean, curve.low, curve.high, strict=True)

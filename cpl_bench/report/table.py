@@ -6,8 +6,8 @@ import numpy as np
 
 from cpl_bench.core.published import SHOWN
 from cpl_bench.report import stats
-from cpl_bench.report.curves import Curve, Panel
 from cpl_bench.report.intervals import mean_intervals
+from cpl_bench.report.panels import Curve, Panel
 from cpl_bench.report.read import EvaluatedRun
 
 WINDOW = 8

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 METRICS_HEADER = "step,phase,seed,metric,value"
+LOG_PROB = "data_log_prob"
+"""What every training notes at its checkpoints (`watched.py`)."""
 LINE = re.compile(
     r"[0-9]{1,18},[^,\x00-\x1f\ufffd]+,[0-9]{1,18},[^,\x00-\x1f\ufffd]+,[-+0-9.einfa]+"
 )
@@ -58,9 +60,9 @@ def drop_metrics_after(path: Path, step: int) -> None:
 
 
 def read_metrics(
-    path: Path, phase: str, metrics: Sequence[str]
+    path: Path, phase: str | None, metrics: Sequence[str]
 ) -> dict[str, dict[tuple[int, int], float]]:
-    """{metric: {(step, seed): value}} of some metrics in a phase; every line is checked.
+    """{metric: {(step, seed): value}} of some metrics in a phase, or in any; all lines are checked.
 
     Raises:
         UserError: the file is damaged; the line is named.
@@ -93,7 +95,7 @@ def read_metrics(
                 f"{path}, line {number}: expected '{METRICS_HEADER}' with numbers for step, seed "
                 f"and value, got '{shortened(line)}'. {_REMEDY}"
             ) from None
-        if of_phase != phase or metric not in values:
+        if phase not in (None, of_phase) or metric not in values:
             continue
         if place in values[metric]:
             raise UserError(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 
@@ -19,7 +19,6 @@ from cpl_bench.core.names import check_folder, slug
 from cpl_bench.core.progress import say
 from cpl_bench.core.versions import commit, versions
 from cpl_bench.learning.config import MethodConfig
-from cpl_bench.learning.interface import OnlinePhase, Phase, RewardLearner, Segments
 from cpl_bench.learning.loop import fit
 from cpl_bench.learning.methods import find_method
 from cpl_bench.learning.precision import choose_precision, torch_set
@@ -27,7 +26,6 @@ from cpl_bench.learning.state import take_up
 from cpl_bench.preferences.format import Preferences, behaviour_score
 from cpl_bench.runs.checks import check_evaluations
 from cpl_bench.runs.folder import AGAIN, RunFolder
-from cpl_bench.runs.held_out import held_out_batch
 from cpl_bench.runs.memory import keep_freed_memory
 from cpl_bench.runs.monitor import Monitor
 from cpl_bench.runs.options import TrainOptions, choose_device
@@ -35,6 +33,7 @@ from cpl_bench.runs.prepare import Trainee, prepare
 from cpl_bench.runs.record import RunRecord, as_table, difference, gone_on, machine
 from cpl_bench.runs.rollouts import online_transitions
 from cpl_bench.runs.shared import SharedStart
+from cpl_bench.runs.watched import Watched
 from cpl_bench.tasks.pool import RolloutPool, processors
 
 METRICS_PER_EVALUATION = 5
@@ -169,12 +168,7 @@ def trained(
             f"{record.method} begins as another run did: its first {start_step:,} steps are taken "
             "over."
         )
-    examines = hasattr(learner, "examine")
-    fitting = [phase for phase in trainee.phases if phase.steps and _is_fitting(phase)]
-    fitted = {phase.name for phase in fitting if examines}
-    held_out = None
-    if fitted:
-        held_out = held_out_batch(source.sides[1], len(source.members), device)
+    watched = Watched(trainee)
     pauses = _pauses(options.evaluate_every, steps)
     caption = f"training {record.method} on {record.dataset}"
     if device.type == "cpu":
@@ -184,10 +178,10 @@ def trained(
     monitor = Monitor(folder, source.pool, record, source.members, start_step, overlapping)
     with speed, closing(monitor):
         for pause in fit(trainee.training, pauses, device, start_step, caption):
-            if held_out is not None and pause.phase in fitted:
-                pause.metrics.update(cast(RewardLearner, learner).examine(held_out))
+            at_checkpoint = pause.step % options.evaluate_every == 0 or pause.step == steps
+            watched.look(pause, at_checkpoint)
             monitor.note(pause)
-            if pause.step % options.evaluate_every == 0 or pause.step == steps:
+            if at_checkpoint:
                 monitor.checkpoint(pause.step, trainee.weights(), learner.state())
             if common and pause.step == common.steps:  # what was resumed may be mixed
                 monitor.finish()
@@ -203,10 +197,6 @@ def folder_name(algorithm: str, note: str = "") -> str:
     """What a run's folder is called."""
     name = algorithm if re.fullmatch(r"[\w.-]+", algorithm) else slug(algorithm)
     return f"{name}-{note}" if note else name
-
-
-def _is_fitting(phase: Phase | OnlinePhase) -> bool:
-    return isinstance(phase.feed, Segments) and phase.feed.side == "fitting"
 
 
 def _cores_are_free(device: torch.device) -> bool:

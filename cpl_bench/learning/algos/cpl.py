@@ -20,8 +20,9 @@ no units, the policy does. λ means for the hinge, the square and rankings what 
 cross-entropy, the weight of a rejected segment's score; their papers have 1. The released settings
 of CPL(BC) clone both segments of a comparison, here it is the preferred one. DPO's and IPO's papers
 compare answers of a language model to one prompt; segments begin in different states. They have no
-robots' settings: α is 0.1 as in their text experiments, the rest CPL's, rate 1e-5 after cloning as
-its CPL(KL). A tie is half an answer each way. IPO's loss is τ² times the paper's.
+robots' settings: α is 0.1, DPO's β in its text experiments (IPO's paper has none), the rest CPL's,
+rate 1e-5 after cloning as its CPL(KL). A tie is half an answer each way. IPO's loss is τ² times the
+paper's. A ranking of answers that contradict each other is no likelihood.
 """
 
 from __future__ import annotations
@@ -115,7 +116,9 @@ class CPLConfig:
             refuse(self, {"smoothing": ("0 for a ranking", lambda value: value == 0)})
         if self.objective != "hinge":
             refuse(self, {"margin": NO_MARGIN})
-        if self.score != "mean_over_temperature":
+        if self.score == "mean_over_temperature":
+            refuse(self, {"alpha": ("0.1 where the score is a mean", lambda value: value == 0.1)})
+        else:
             refuse(self, {"temperature": ("1 where the score is a sum", lambda value: value == 1)})
         if self.reference:
             Reference.check(self.clone.steps)

@@ -1,10 +1,10 @@
 """RSO and soft labels: a reward model says what to compare, and which of two is better.
 
-Statistical rejection sampling optimisation, Liu et al., arXiv 2309.06657. After cloning and fitting
-a Bradley–Terry reward model:
+Statistical rejection sampling optimisation, Liu et al., arXiv 2309.06657, after cloning and fitting
+a Bradley–Terry reward:
 
-    candidates ──► accepted one by one, with odds e^{r(σ)/β} ──► compared, all pairs
-    of the data                                                  labelled by the reward model
+    segments ──► accepted one by one, with odds e^{r(σ)/β} ──► compared, all pairs
+    of the data                                                labelled by the reward model
 
     S(σ) = α Σ log π/π_ref, fitted as by DPO or by the hinge of SLiC-HF
 
@@ -13,15 +13,16 @@ ones that tell good from better. With `labels = "soft"` a label is the reward mo
 σ(r(σ₂) − r(σ₁)) in place of 0 or 1, which tempers what it isn't sure of; without `rejection` and
 with soft labels this is CPL or DPO with the model's answers in place of the given ones.
 
-The paper's algorithm 1 accepts with probability exp((r − r_max)/β), r_max the largest that is left,
-until it has enough: each one that it accepts is drawn from those left with odds e^{r/β}. The same
-draw without the waiting is the order of r/β plus Gumbel noise, which is done here.
+Its section 3.2 accepts with probability exp((r − r_max)/β), r_max the largest that is left: each
+one accepted is drawn from those left with odds e^{r/β}. The order of r/β plus Gumbel noise is the
+same draw without the waiting. Its algorithm 1 keeps r_max for a pass through all candidates and
+takes the best somewhat more often (two of the tests' six: 43 % of what it accepts, here 37 %).
 
 Deviations: the paper's candidates are answers that the cloned policy gives to one prompt; here they
-are segments of the behaviour data, of any state, drawn anew in each gradient step. The paper's
-numbers are 8 of 64, β 0.5 and α (there γ) 0.05. The laptop preset rejects less, β = 10, and scores
-as DPO's does, α = 0.1. A reward tells states apart as well
-as actions: rejection keeps the segments of good states. On the point mass RSO ends higher without.
+are segments that were compared, of any state, drawn anew in each gradient step. The paper's numbers
+are 8 of 64, β 0.5 and α (there γ) 0.05; the laptop preset rejects less, β = 10, and scores as DPO's
+does, α = 0.1. A reward tells states apart, too: rejection keeps the segments of good ones. On the
+point mass RSO ends higher without.
 """
 
 from __future__ import annotations
@@ -179,11 +180,12 @@ class RSO:
         of = {"lam": config.lam, "margin": config.margin}
         loss = contrast_loss(scores, batch, config.objective, **of)
         self.policy.improve("contrast", loss)
+        odds = {"acceptance": acceptance(rewards, config.beta).mean(1)} if config.rejection else {}
         return {
             "contrast_loss": loss.detach(),
             "accuracy": accuracy(scores, batch),
-            "acceptance": acceptance(rewards, config.beta).mean(1),
             **likelihoods(log_probs, batch),
+            **odds,
         }
 
     def _accepted(
