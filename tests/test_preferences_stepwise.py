@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from cpl_bench.preferences.scorers import check_scorer, goal_distance, partial_r
 from cpl_bench.preferences.segments import SegmentSet
 from cpl_bench.preferences.stepwise import goal_of, nearness
 from cpl_bench.tasks.episodes import EXPERT, EpisodeRules, Trajectory
+from cpl_bench.tasks.registry import make_task
 
 
 def episode(observations, actions, rewards, terminated=False, successes=None):
@@ -65,6 +67,19 @@ def test_goal_distance_is_minus_the_reward_of_tasks_that_pay_it(name, pool):
     paid = partial_return(segments, task, Labelling(), None)
     np.testing.assert_allclose(near, paid, atol=1e-4)
     assert len(set(near)) == 3 and near.max() < 0
+
+
+@pytest.mark.parametrize("size", ["umaze", "medium", "large"])
+def test_the_mazes_cards_know_where_their_goal_stands(size):
+    task = load_task(f"pointmaze-{size}")
+    ours = make_task(task)
+    theirs = gymnasium.make(task.source_id, disable_env_checker=True, **task.kwargs)
+    observation, _ = ours.reset(seed=3)
+    parts, _ = theirs.reset(seed=3)
+    for name, entries in (("achieved", "achieved_goal"), ("desired", "desired_goal")):
+        np.testing.assert_allclose(observation[task.goal[name]], parts[entries], atol=1e-6)
+    assert not np.allclose(parts["achieved_goal"], parts["desired_goal"], atol=0.1)
+    ours.close(), theirs.close()
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,18 @@ from foreign_files import flat_arrays, write_d4rl
 from minari.data_collector import EpisodeBuffer
 
 from cpl_bench.cli.main import main
+from cpl_bench.core.cards import load_task
 from cpl_bench.core.dataset_cards import dataset_names, load_dataset_card
 from cpl_bench.core.errors import UserError
 from cpl_bench.experiments.library import label
 from cpl_bench.preferences.file import load_preferences
-from cpl_bench.trajectories.foreign import import_trajectories, is_imported, sha256_of
+from cpl_bench.trajectories.dataset import content_hash
+from cpl_bench.trajectories.foreign import (
+    import_trajectories,
+    is_imported,
+    paid_once,
+    sha256_of,
+)
 from cpl_bench.trajectories.formats.d4rl import qlearning_rows, read_flat, trajectories_of
 from cpl_bench.trajectories.formats.d4rl_files import known_of
 from cpl_bench.trajectories.formats.minari import minari_root, read_trajectories
@@ -495,6 +502,112 @@ def test_a_minari_download_comes_whole_or_not_at_all(places, capsys, monkeypatch
     whole = True
     assert main(["import", "mine.toml", "--download"]) == 0
     assert is_imported(card) and not list((places / "data").glob(".downloading*"))
+
+
+def test_a_download_without_minaris_own_package_says_what_to_install(
+    places, capsys, monkeypatch
+) -> None:
+    def download(minari_id: str) -> None:
+        raise ImportError("huggingface_hub is not installed.")
+
+    monkeypatch.setattr(minari, "download_dataset", download)
+    card_of(places, "minari", "foreign/dots-v0")
+    said = refused(capsys, places, "import", "mine.toml", "--download")
+    assert "huggingface_hub is not installed" in said and "'cpl_bench[download]'" in said
+
+
+def test_running_counts_are_paid_once(places) -> None:
+    """Two things are done, one is undone and done again: two steps are paid."""
+    made = buffers(look, act, False)
+    counts = np.array([0, 0, 1, 1, 2, 1, 2, 2, 2.0])
+    made[0].rewards[:], made[1].rewards[:] = np.r_[1.0, np.zeros(13)], counts
+    write_minari(places / "data", "foreign/odd-v0", LOOKS, ACTS, made)
+    card = card_of(places, "minari", "foreign/odd-v0", 'rewards = "running_count"\n')
+    import_trajectories(card)
+    first, second = read_trajectories(card.minari_id).trajectories
+    assert first.rewards.tolist() == [1.0, *[0.0] * 13]
+    assert second.rewards.tolist() == [0, 0, 1, 0, 1, 0, 0, 0, 0]
+    assert is_imported(card)
+    assert not is_imported(card_of(places, "minari", "foreign/odd-v0")), "another reward"
+    with pytest.raises(UserError, match="must be 'paid' or 'running_count', not 'counts'"):
+        card_of(places, "minari", "foreign/odd-v0", 'rewards = "counts"\n')
+
+
+def test_the_kitchens_cards_know_what_minari_pays() -> None:
+    """As Minari's authors recorded it: in each step, how many tasks are done by then."""
+    for part in ("complete", "partial", "mixed"):
+        source = load_dataset_card(f"d4rl-kitchen-{part}-v2").source
+        assert source is not None and source.rewards == "running_count"
+    task = load_task("kitchen")
+    env = gymnasium.make(
+        task.source_id,
+        tasks_to_complete=task.kwargs["tasks_to_complete"],
+        terminate_on_tasks_completed=False,
+        remove_task_when_completed=False,
+        disable_env_checker=True,
+    )
+    env.reset(seed=0)
+    inner = env.unwrapped
+    goal = inner.goal["microwave"]
+    qpos, qvel = inner.robot_env.data.qpos.copy(), inner.robot_env.data.qvel.copy()
+    qpos[22] = goal[0]  # the door of the microwave stands open
+    inner.robot_env.set_state(qpos, qvel)
+    paid = [float(env.step(np.zeros(env.action_space.shape))[1]) for _ in range(4)]
+    env.close()
+    assert paid == [1.0] * 4, "the microwave is paid again in every step"
+    assert paid_once(np.array(paid)).tolist() == [1.0, 0, 0, 0]
+
+
+def test_returns_beyond_an_experts_are_pointed_out(places, capsys) -> None:
+    card_of(places, "minari", "foreign/odd-v0")
+    path = places / "mine.toml"
+    path.write_text(path.read_text().replace('"pointmass"', '"steps.toml"'))
+    (places / "steps.toml").write_text(
+        'suite = "pointmass"\nsource_id = "PointMass-v0"\nhorizon_steps = 50\nscore = "return"\n'
+        "[reference]\nrandom_return = 0\nexpert_return = 4\n"
+    )
+    made = buffers(look, act, False)
+    for each in made:
+        each.rewards[:] = 2.0  # returns of 28 and 18
+    write_minari(places / "data", "foreign/odd-v0", LOOKS, ACTS, made)
+    assert main(["import", "mine.toml"]) == 0
+    said = capsys.readouterr().out
+    assert "return 23.0, an expert of steps 4.0" in said and 'rewards = "running_count"' in said
+
+
+def test_our_own_datasets_come_back_as_they_were(places, dots, pool) -> None:
+    """States, seeds and levels too: a round trip through Minari loses nothing."""
+    collected = read_trajectories(dots[0].minari_id, dots[1])
+    shutil.copytree(dots[1] / dots[0].minari_id, places / "data" / "foreign" / "dots-v0")
+    metadata = places / "data" / "foreign" / "dots-v0" / "data" / "metadata.json"
+    metadata.write_text(metadata.read_text().replace(dots[0].minari_id, "foreign/dots-v0"))
+    card = card_of(places, "minari", "foreign/dots-v0")
+    import_trajectories(card)
+    again = read_trajectories(card.minari_id)
+    assert content_hash(again.trajectories) == content_hash(collected.trajectories)
+    for ours, theirs in zip(again.trajectories, collected.trajectories, strict=True):
+        assert len(ours.states) and np.array_equal(ours.states, theirs.states)
+        assert (ours.seed, ours.policy) == (theirs.seed, theirs.policy)
+
+
+def test_successes_that_nobody_knows_stay_unknown(places) -> None:
+    """Written as Minari, they are read again as what nobody knows, not as failures."""
+    write_minari(places / "data", "foreign/a-v0", LOOKS, ACTS, buffers(look, act, False))
+    first = card_of(places, "minari", "foreign/a-v0")
+    import_trajectories(first)
+    (places / "data" / "cpl_bench" / "mine-v0").rename(places / "data" / "foreign" / "b-v0")
+    path = places / "data" / "foreign" / "b-v0" / "data" / "metadata.json"
+    path.write_text(path.read_text().replace("cpl_bench/mine-v0", "foreign/b-v0"))
+    second = card_of(places, "minari", "foreign/b-v0")
+    import_trajectories(second)
+    assert not read_trajectories(second.minari_id).knows_successes
+
+
+def test_sound_datasets_of_others_are_verified(places, capsys) -> None:
+    made = buffers(of_goals, act, False)
+    write_minari(places / "data", "foreign/maze-v1", GOALS, ACTS, made)
+    assert main(["verify", str(places / "data")]) == 0
+    assert "2 episodes of another program" in capsys.readouterr().out
 
 
 # --- What cannot be imported ---

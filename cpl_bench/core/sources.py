@@ -16,6 +16,8 @@ from cpl_bench.core.errors import UserError
 
 Format = Literal["minari", "d4rl", "npz"]
 """minari: a Minari dataset; d4rl: D4RL's flat HDF5; npz: segments and answers, no trajectories."""
+Rewards = Literal["paid", "running_count"]
+"""paid: what each step earned; running_count: how much has been achieved so far, in every step."""
 OneMeans = Literal["first", "second"]
 """Which of a pair a label of 1 prefers: peers disagree, and files do not say."""
 Ties = Literal["half", "minus-one"]
@@ -24,6 +26,7 @@ OWN = {
     "file": ("d4rl",),
     "limit_steps": ("d4rl",),
     "parts": ("minari",),
+    "rewards": ("minari",),
     "label_one_means": ("npz",),
     "ties": ("npz",),
     "score_key": ("npz",),
@@ -46,6 +49,8 @@ class Source:
     parts: tuple[str, ...] = ()
     """Of observations that are dictionaries: which are taken, in this order, laid end to end.
     Empty: of goal environments the observation and the desired goal, of others all by name."""
+    rewards: Rewards = "paid"
+    """Of Minari data: where they are running counts, a step is paid what the count rises by."""
     rolled_out: bool = True
     """Whether the data are observed as the card's task is, so that policies can be rolled out
     there; where not, they are trained without a simulator."""

@@ -104,6 +104,6 @@ def goal_of(task: TaskCard, settings: dict[str, Any]) -> tuple[list[int], list[i
         raise UserError(
             f"goal_distance must know which entries of an observation of {task.name} are to become "
             "equal. Say so on the task's card, goal = { achieved = [0, 1], desired = [4, 5] }, or "
-            f"in the scorer's settings; got {named or 'nothing'}."
+            f"in scorer_settings on the dataset's; got {named or 'nothing'}."
         )
     return ends

@@ -7,13 +7,15 @@ with where they came from in its metadata. Downstream nobody sees a difference.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cpl_bench.core.cards import load_task
+import numpy as np
+
+from cpl_bench.core.cards import TaskCard, load_task
 from cpl_bench.core.dataset_cards import DatasetCard
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import check_writable
@@ -88,9 +90,17 @@ def read_minari(card: DatasetCard, source: Source, where: Path | None, download:
             f"{root} holds no Minari dataset {source.id}: expected a folder data in it."
         )
     trajectories, known = read_any(source.id, root, source.parts)
+    if source.rewards == "running_count":
+        trajectories = [replace(each, rewards=paid_once(each.rewards)) for each in trajectories]
     files = sorted((root / source.id / "data").rglob("*"))
     files = [each for each in files if each.is_file() and each.name != "metadata.json"]
     return Foreign(trajectories, {"sha256": sha256_of(*files)}, known)
+
+
+def paid_once(counts: np.ndarray) -> np.ndarray:
+    """What each step raised a running count by, (T,); what is undone and done again is not paid."""
+    highest = np.maximum.accumulate(np.concatenate([[0.0], counts]))
+    return np.diff(highest)
 
 
 READERS: dict[str, Callable[[DatasetCard, Source, Path | None, bool], Foreign]] = {
@@ -148,9 +158,29 @@ def import_trajectories(
         f"Imported {source}: {len(found.trajectories):,} episodes, {steps:,} steps, sha256 "
         f"{short(digest)} → {folder}"
     )
-    for line in about(source, found):
+    for line in [*about(source, found), *_other_rewards(task, source, found.trajectories)]:
         say(line)
     return folder
+
+
+STRANGE = 2.0
+"""A mean score from which on rewards are taken to be another task's."""
+
+
+def _other_rewards(
+    task: TaskCard, source: Source, trajectories: Sequence[Trajectory]
+) -> Iterator[str]:
+    """A line, if the data return far more than the task's expert does."""
+    scoring = task.scoring
+    returns = float(np.mean([each.rewards.sum() for each in trajectories]))
+    score = float(scoring.of([False], [returns])[0])
+    if scoring.name == "normalised return" and score > STRANGE:
+        yield (
+            f"  Mind: its episodes return {returns:,.1f}, an expert of {task.name} "
+            f"{scoring.high:,.1f}: its rewards are not the task's. "
+            + ('If they count what is done so far: rewards = "running_count" in the [source].')
+            * (source.format == "minari")
+        )
 
 
 def about(source: Source, found: Foreign) -> list[str]:
@@ -175,6 +205,8 @@ def import_recipe(card: DatasetCard) -> dict[str, Any]:
         asked["rolled_out"] = False
     if source.format == "minari":
         asked["parts"] = list(source.parts)
+        if source.rewards != "paid":
+            asked["rewards"] = source.rewards
     else:
         asked["file"] = source.file
         asked["limit_steps"] = source.limit_steps or task.horizon_steps

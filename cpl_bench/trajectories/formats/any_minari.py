@@ -12,6 +12,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,12 @@ def _download(minari_id: str, root: Path) -> None:
         if not (staging / minari_id / "data" / "metadata.json").is_file():
             raise UserError("no data came")
         replace_folder(staging / minari_id, root / minari_id)
-    except Exception as problem:  # of Minari's, its server's, or of a package that it asks for
+    except ImportError as problem:
+        raise UserError(
+            f"{minari_id} cannot be downloaded: Minari asks for a package of its own ({problem}). "
+            "Install it with: pip install 'cpl_bench[download]'"
+        ) from None
+    except Exception as problem:  # of Minari's or its server's
         raise UserError(
             f"{minari_id} cannot be downloaded ({type(problem).__name__}: "
             f"{in_a_line(str(problem))}). Get it in another way, and put it into {root}."
@@ -94,16 +100,18 @@ def read_any(minari_id: str, root: Path, parts: tuple[str, ...]) -> tuple[list[T
         with minari_root(root), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = open_dataset(minari_id, root)
+            ours = "cpl_bench" in dataset.storage.metadata
+            told = dataset.storage.get_episode_metadata(range(dataset.total_episodes))
             centre, reach = _bounds(minari_id, dataset.action_space)
             taken = _spaces(minari_id, dataset.observation_space, parts)
-            for number, episode in enumerate(
-                dataset.storage.get_episodes(range(dataset.total_episodes))
-            ):
+            episodes = dataset.storage.get_episodes(range(dataset.total_episodes))
+            for number, (about, episode) in enumerate(zip(told, episodes, strict=True)):
                 successes = _successes(episode.get("infos") or {}, len(episode["rewards"]))
                 known = known and successes is not None
                 seen = _laid_out(taken, episode["observations"])
                 where = f"{minari_id}, episode {number}"
-                trajectories.append(_trajectory(where, episode, seen, centre, reach, successes))
+                found = _trajectory(where, episode, seen, centre, reach, successes)
+                trajectories.append(_as_collected(found, about, episode) if ours else found)
     except UserError:
         raise
     except Exception as problem:  # of Minari, h5py, or of a package that it asks for
@@ -168,6 +176,19 @@ def _trajectory(
         successes=np.zeros(steps, bool) if successes is None else successes,
         states=np.zeros((0, 0)),
         terminated=bool(terminations[-1]),
+    )
+
+
+def _as_collected(
+    found: Trajectory, about: Mapping[str, Any], episode: Mapping[str, Any]
+) -> Trajectory:
+    """With what only data of ours say: seed, level, and simulator states, if they were kept."""
+    states = (episode.get("infos") or {}).get("state")
+    return replace(
+        found,
+        seed=int(about.get("seed") or 0),
+        policy=int(about.get("policy", 0)),
+        states=found.states if states is None else np.asarray(states),
     )
 
 

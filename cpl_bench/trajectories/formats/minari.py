@@ -92,8 +92,7 @@ def write_trajectories(
             rewards=trajectory.rewards,  # type: ignore[arg-type]
             terminations=_at_the_end(trajectory, trajectory.terminated),  # type: ignore[arg-type]
             truncations=_at_the_end(trajectory, not trajectory.terminated),  # type: ignore[arg-type]
-            infos={"success": np.concatenate([[False], trajectory.successes])}
-            | ({"state": trajectory.states} if len(trajectory.states) else {}),
+            infos=_infos(trajectory, record.get("knows_successes", True)),  # type: ignore[arg-type]
         )
         for i, trajectory in enumerate(trajectories)
     ]
@@ -120,6 +119,12 @@ def write_trajectories(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
+
+
+def _infos(trajectory: Trajectory, knows_successes: bool) -> dict[str, np.ndarray]:
+    """What an episode holds beside; of unknown successes nothing, lest they be read as failures."""
+    known = {"success": np.concatenate([[False], trajectory.successes])} if knows_successes else {}
+    return known | ({"state": trajectory.states} if len(trajectory.states) else {})
 
 
 def _environment(task: TaskCard) -> dict[str, Any]:
