@@ -199,6 +199,78 @@ def test_no_option_labels_answers_anew(place: Path, option: dict) -> None:
         with_options(load_dataset_card("people.toml"), **option)
 
 
+# --- Tasks without a card ---
+
+
+@pytest.mark.parametrize("task", ["Pendulum-v1", "cpl_bench/pointmass-v0", "swinging:Swing"])
+def test_a_card_names_a_task_as_the_command_line_does(place: Path, task: str, monkeypatch) -> None:
+    (place / "swinging.py").write_text(
+        "from gymnasium.envs.classic_control.pendulum import PendulumEnv\n"
+        "class Swing(PendulumEnv):\n    horizon_steps = 200\n"
+    )
+    monkeypatch.syspath_prepend(str(place))
+    sizes = (6, 2) if "pointmass" in task else (3, 1)
+    np.savez(place / "theirs.npz", **pair_arrays(sizes=sizes))
+    change(place / "people.toml", '"pointmass"', f'"{task}"')
+    assert main(["import", "people.toml"]) == 0
+    assert load_preferences(label("people.toml")).info.task == task
+    name = preference_path(load_dataset_card("people.toml"))
+    assert main(["train", "--data", str(name), "--seeds", "1", "--evaluate-every", "20",
+                 "--episodes", "2", "--workers", "1", "sft", "--steps", "20", "--clone.steps",
+                 "10", "--policy.hidden", "16", "--segments", "8"]) == 0  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        (
+            "Pendulm-v1",
+            r"No task is called 'Pendulm-v1'\. Did you mean 'Pendulum-v1'.*Gymnasium id",
+        ),
+        ("pointmas", "Did you mean 'pointmass'"),
+        ("gone.toml", r"gone\.toml: there is no such task card"),
+    ],
+)
+def test_a_misspelt_task_is_refused_with_its_card(place: Path, task: str, said: str) -> None:
+    change(place / "people.toml", '"pointmass"', f'"{task}"')
+    with pytest.raises(UserError, match=said):
+        load_dataset_card("people.toml")
+
+
+def test_what_fits_no_episode_is_refused_once_its_length_is_known(place: Path) -> None:
+    text = (Path(__file__).parent / "dots.toml").read_text()
+    (place / "swing.toml").write_text(text.replace('"pointmass"', '"Pendulum-v1"'))
+    change(place / "swing.toml", "minimum_steps = 12", "minimum_steps = 201")
+    with pytest.raises(UserError, match="minimum_steps, 201, is longer than an episode, 200 steps"):
+        check_card(load_dataset_card("swing.toml"))
+
+
+# --- Successes that nobody wrote down ---
+
+
+@pytest.mark.parametrize("data", ["d4rl", "minari"])
+def test_success_scores_nothing_that_does_not_know_it(place: Path, data: str, capsys) -> None:
+    words = ["label", "mine.toml", "--scorer", "success"]
+    if data == "minari":
+        assert main(["import", "mine.toml"]) == 0
+        change(place / "mine.toml", 'd4rl", id = "mine.hdf5"', 'minari", id = "cpl_bench/mine-v0"')
+        (place / "mine.toml").rename(place / "again.toml")
+        words[1] = "again.toml"
+    said = refusal(capsys, *words)
+    assert "does not say where episodes succeeded" in said and "--scorer partial_return" in said
+    assert not (place / "data" / "preferences").exists(), "no folder is left"
+    assert data == "minari" or not (place / "data").exists(), "and nothing is imported for it"
+
+
+def test_a_labelling_that_fails_leaves_no_folder(place: Path, capsys, monkeypatch) -> None:
+    (place / "fails.py").write_text(
+        "from cpl_bench.core.errors import UserError\ndef scorer(*_):\n    raise UserError('no')\n"
+    )
+    monkeypatch.syspath_prepend(str(place))
+    assert "no" in refusal(capsys, "label", "mine.toml", "--scorer", "fails:scorer")
+    assert list((place / "data" / "preferences").iterdir()) == []
+
+
 # --- Cards that cannot be ---
 
 

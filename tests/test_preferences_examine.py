@@ -26,7 +26,7 @@ from cpl_bench.preferences.inspect import pairs_of
 from cpl_bench.preferences.label import label
 from cpl_bench.preferences.labelling import with_options
 from cpl_bench.preferences.scorers import SCORERS
-from cpl_bench.runs.pair_film import Pair, film_pairs
+from cpl_bench.runs.pair_film import Pair, _pairs, film_pairs
 
 DOTS = Path(__file__).parent / "dots.toml"
 EVERY = [0, 0, 0, 1, 1, 2], [1, 2, 3, 2, 3, 3]
@@ -150,6 +150,75 @@ def test_a_card_shows_how_its_scorers_agree(own, capsys):
     assert any(line.startswith("noise          0.0%") for line in said)
 
 
+def test_a_file_is_asked_what_its_card_would_be(own, tmp_path, capsys):
+    _, path = own
+    inspect(str(DOTS), scorers=("success", "goal_distance"), workers=1)
+    wanted = capsys.readouterr().out.splitlines()
+    alone = shutil.copy(path, tmp_path / "alone.safetensors")
+    inspect(str(alone), scorers=("success", "goal_distance"), workers=1)
+    found = capsys.readouterr().out.splitlines()
+    at = [
+        next(i for i, line in enumerate(lines) if line.startswith("agreement      of the"))
+        for lines in (wanted, found)
+    ]
+    assert wanted[at[0] : at[0] + 6] == found[at[1] : at[1] + 6]
+    inspect(str(alone), workers=1)
+    said = capsys.readouterr().out.splitlines()
+    at = next(i for i, line in enumerate(said) if line.startswith("agreement      of the"))
+    assert said[at + 1].split() == ["regret", "partial_return", "ties"], "as it was"
+
+
+def test_a_file_is_asked_as_it_was_labelled(own, pool, monkeypatch, capsys):
+    asked = []
+
+    def curious(segments, task, labelling, pool):
+        asked.append((task.name, labelling.scorer, labelling.cap_steps, labelling.discount))
+        return np.arange(60, dtype=float)
+
+    monkeypatch.setitem(SCORERS, "curious", curious)
+    how = with_options(own[0], segments=60)
+    path = label(replace(how, labelling=replace(how.labelling, cap_steps=31)), pool)
+    inspect(str(path), scorers=("curious", "regret", "curious"), workers=1)
+    assert asked == [("pointmass", "curious", 31, 1.0)]
+
+
+def test_why_a_file_cannot_be_asked_is_told(own, tmp_path, capsys):
+    path = shutil.copy(own[1], tmp_path / "alone.safetensors")
+    source = data_root() / "cpl_bench"
+    source.rename(source.with_name("away"))
+    with pytest.raises(UserError, match=r"No trajectories at .*cpl-bench collect dots"):
+        inspect(str(path), scorers=("success",), workers=1)
+    source.with_name("away").rename(source)
+    made = load_preferences(path)
+    other = tmp_path / "other.safetensors"
+    write_preferences(other, replace(made, info=replace(made.info, source_hash="x")))
+    with pytest.raises(UserError, match=r"are not those that .*other.safetensors was cut from"):
+        inspect(str(other), scorers=("success",), workers=1)
+    write_preferences(tmp_path / "own.safetensors", listed([1.0] * 6))
+    with pytest.raises(UserError, match=r"no trajectories, and success, advantage would score"):
+        inspect(str(tmp_path / "own.safetensors"), scorers=("success", "advantage"), workers=1)
+    assert "picture" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("score", ["success", "return", "normalised return"])
+def test_names_and_what_is_said_of_them_do_not_run_together(own, pool, tmp_path, capsys, score):
+    """However long the name of a task's score is, the column is wider, of all lines alike."""
+    ends = "reference = { random_return = -50, expert_return = 0 }\n" * (score[0] == "n")
+    (tmp_path / "flat.toml").write_text(
+        'suite = "pointmass"\nsource_id = "PointMass-v0"\nhorizon_steps = 50\n'
+        f'score = "{score.split()[-1]}"\n{ends}'
+    )
+    card = replace(own[0], task=str(tmp_path / "flat.toml"), behaviour=None)
+    capsys.readouterr()
+    inspect_card(card, own[1], pool, ("success",), ["verdict        the published bytes"])
+    said = capsys.readouterr().out.splitlines()
+    wide = max(15, len(score) + 2)
+    assert all(line[wide - 2 : wide] == "  " and line[wide] != " " for line in said if line.strip()
+               and not line.startswith(" " * wide))  # fmt: skip
+    assert any(line.startswith(f"{score:<{wide}}") for line in said)
+    assert f"{'verdict':<{wide}}the published bytes" in said
+
+
 def test_other_scorers_are_asked_without_the_cards_settings(own, pool, monkeypatch):
     card, asked = own[0], []
 
@@ -185,6 +254,24 @@ def test_a_pair_is_filmed_side_by_side_with_its_answer(own):
         assert column == pytest.approx(east, abs=0.06) and -row == pytest.approx(north, abs=0.06)
     with Image.open(sheet) as image:
         assert image.size == (6 * 128, 10 * (128 + 26) + 5 * 8)
+
+
+@pytest.mark.parametrize("pair", [(1, 0), (0, 1)])
+def test_a_listed_pair_is_shown_in_the_order_asked(own, pool, tmp_path, pair):
+    how = with_options(own[0], pairs="sparse", segments=60, scorer="partial_return")
+    made = load_preferences(label(how, pool))
+    place = int(np.flatnonzero((made.first == 0) & (made.second == 1))[0])
+    (found, *others) = _pairs(made, pair)
+    assert found[:2] == pair
+    answer = made.prefers_second[place]
+    assert found.prefers_second == (answer if pair == (0, 1) else 1 - answer) != 0.5
+    better = pair[int(found.prefers_second)]
+    assert made.scores[better] == max(made.scores[:2])
+    assert f"segment {better}: preferred" in str(found.captions(made))
+    assert len(others) == 4 and made.first[place] == 0
+    assert len(film_pairs(made, tmp_path, "dots", pair)) == 2
+    with pytest.raises(UserError, match="lists no comparison of 2 and 1"):
+        _pairs(made, (2, 1))
 
 
 def test_captions_say_who_was_preferred():

@@ -22,7 +22,8 @@ from cpl_bench.preferences.arrays import preferences_from_arrays, preferences_fr
 from cpl_bench.preferences.file import load_preferences, write_preferences
 from cpl_bench.preferences.format import hashes_by_array, preferences_hash
 from cpl_bench.preferences.formats.labels import answers_of
-from cpl_bench.preferences.formats.npz import ACTION_LIMIT, preferences_from_npz, write_npz
+from cpl_bench.preferences.formats.npz import preferences_from_npz
+from cpl_bench.preferences.formats.npz_out import ACTION_LIMIT, write_npz
 from cpl_bench.preferences.formats.parquet import read_parquet, write_parquet
 from cpl_bench.preferences.formats.pickles import read_numbers
 from cpl_bench.preferences.formats.rows import preferences_from_rows
@@ -124,6 +125,88 @@ def test_a_score_a_segment(place: Path) -> None:
     gap = arrays["rl_dir"][12:] - arrays["rl_dir"][:12]
     assert sparse.prefers_second.tolist() == (gap > 0).astype(float).tolist()
     assert (sparse.second - sparse.first).tolist() == [12] * 12
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [np.arange(24), np.arange(24, dtype=np.uint8), np.arange(24.0)[:, None], np.arange(24) > 9],
+)
+def test_a_score_is_any_real_number_a_segment(place: Path, scores: np.ndarray) -> None:
+    whole = stacked_arrays()
+    arrays = {key: whole[key] for key in ("obs", "action", "reward", "state", "timestep")}
+    np.savez("x.npz", **arrays, label=scores, no_reward=np.ones(24, np.uint8))
+    for words in ([], ["--score-key", "label"]):
+        assert main(["import", "x.npz", *words]) == 0
+        found = load_preferences("x.safetensors")
+        assert found.scores.tolist() == scores.astype(float).reshape(24).tolist()
+        assert found.info.scorer == "label"
+
+
+def test_of_several_numbers_a_segment_the_one_of_fractions_is_the_score(place: Path) -> None:
+    whole = stacked_arrays()
+    arrays = {key: whole[key] for key in ("obs", "action", "rl_sum")}
+    np.savez("x.npz", **arrays, number=np.arange(24))
+    assert preferences_from_npz(Path("x.npz")).info.scorer == "rl_sum"
+    assert preferences_from_npz(Path("x.npz"), score_key="number").info.scorer == "number"
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (
+            "wide",
+            "a real number a segment, (24,) or (24, 1), and not wide (float64 of shape (24, 3))",
+        ),
+        ("wide", "Say --score-key; there is rl_sum, number."),
+        ("words", "and not words (<U1 of shape (24,))"),
+        ("turned", "and not turned (complex128 of shape (24,))"),
+        ("none", "it holds no none. Say --score-key; there is rl_sum, number."),
+    ],
+)
+def test_what_is_no_score_is_described(place: Path, capsys, key: str, said: str) -> None:
+    whole = stacked_arrays()
+    arrays = {key: whole[key] for key in ("obs", "action", "rl_sum")}
+    more = {"wide": np.zeros((24, 3)), "words": np.array(["a"] * 24), "turned": np.ones(24) * 1j}
+    np.savez("x.npz", **arrays, **more, number=np.arange(24))
+    assert said in refused(capsys, "import", "x.npz", "--score-key", key)
+
+
+def test_where_there_is_no_score_it_is_said_what_there_is(place: Path, capsys) -> None:
+    whole = stacked_arrays()
+    np.savez("x.npz", obs=whole["obs"], action=whole["action"], steps=np.zeros((24, 5)))
+    said = refused(capsys, "import", "x.npz")
+    assert "none with a number a segment: it holds obs (float32 of shape (24, 5, 6))" in said
+    assert "steps (float64 of shape (24, 5))" in said
+
+
+def test_labels_may_have_another_name(place: Path, capsys) -> None:
+    arrays = pair_arrays()
+    np.savez("old.npz", **arrays)
+    arrays["human_label"] = arrays.pop("label").reshape(-1, 1)
+    np.savez("x.npz", **arrays)
+    words = ["--label-one-means", "second"]
+    said = refused(capsys, "import", "x.npz", *words)
+    assert "label is missing" in said and "--label-key" in said
+    assert "human_label (float64 of shape (12, 1))" in said
+    assert main(["import", "x.npz", *words, "--label-key", "human_label"]) == 0
+    ours = preferences_from_npz(Path("old.npz"), label_one_means="second")
+    assert preferences_hash(load_preferences("x.safetensors")) == preferences_hash(ours)
+    np.savez("scores.npz", **stacked_arrays())
+    said = refused(capsys, "import", "scores.npz", "--score-key", "rl_l2", "--label-key", "label")
+    assert "leave out --label-key" in said
+
+
+def test_a_card_may_name_its_labels(place: Path) -> None:
+    arrays = pair_arrays()
+    np.savez("theirs.npz", **arrays, turned=1 - arrays["label"])
+    Path("people.toml").write_text(CARD)
+    found = []
+    for more in ("", 'label_key = "turned"'):
+        Path("people.toml").write_text(CARD + more)
+        assert main(["label", "people.toml"]) == 0, "another array is another answer"
+        found.append(load_preferences(preference_path(load_dataset_card("people.toml"))))
+    assert (found[0].prefers_second + found[1].prefers_second == 1).all()
+    assert [each.info.annotator_settings.get("label_key") for each in found] == [None, "turned"]
 
 
 def test_the_convention_must_be_said(place: Path, capsys) -> None:
@@ -508,6 +591,28 @@ def test_rows_that_cross_an_episodes_end_are_refused(place: Path) -> None:
     Path("rows_2").write_bytes(pickle.dumps([0, 0, 0, 0, 2**63 - 1]))
     with pytest.raises(UserError, match="row 9223372036854775807"):
         read(6)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "a file, and no dataset card"),
+        ([], "--rows FIRST SECOND"),
+        (["--trajectories", "mujoco-hopper-medium-v0"], "is a card of minari:mujoco/hopper/medium"),
+        (["--trajectories", "drawer-open"], "drawer-open is a card of data that are collected"),
+        (
+            ["--trajectories", "mujoco/hopper/medium-v0"],
+            "'mujoco/hopper/medium-v0' is no such name",
+        ),
+    ],
+)
+def test_rows_must_be_said_and_be_of_d4rls(place: Path, capsys, words: list[str], said) -> None:
+    row_files(place)
+    rows = ["--rows", "rows_1", "rows_2", "--segment-length", "6"] if words else []
+    told = refused(capsys, "import", "label_human", *rows, *words, "--label-one-means", "second",
+                   "--task", "hopper")  # fmt: skip
+    assert said in told and "leave out" not in told
+    assert "package d4rl" not in told and ("D4RL dataset: name that one" in told or not words)
 
 
 def test_both_forms_of_the_human_labels_are_the_same() -> None:

@@ -22,6 +22,7 @@ def import_(
     task: str = "",
     label_one_means: Literal["first", "second"] | None = None,
     ties: Literal["half", "minus-one"] | None = None,
+    label_key: str = "",
     annotator: str = "",
     score_key: str = "",
     pairs: Literal["dense", "sparse"] | None = None,
@@ -43,6 +44,7 @@ def import_(
         task: of a file: where policies are rolled out, a card's name or path, or a Gymnasium id.
         label_one_means: of a file with a label a pair: which of the two a 1 prefers.
         ties: of a file with a label a pair: what a tie is, 0.5 (half) or -1; by default half.
+        label_key: of an .npz with a label a pair: which array the labels are; by default label.
         annotator: of a file with a label a pair: who answered; by default human.
         score_key: of an .npz with numbers a segment: which array is the score, higher is better.
         pairs: of such an .npz: dense: any two segments; sparse: segment i with segment i + n/2; by
@@ -52,7 +54,9 @@ def import_(
         segment_length: of pickled labels: steps in a segment.
         limit_steps: of pickled labels: D4RL's step limit, where its file has no timeouts.
     """
+    from cpl_bench.core.dataset_cards import load_dataset_card
     from cpl_bench.core.errors import UserError
+    from cpl_bench.core.folders import is_file
     from cpl_bench.experiments.imports import Answers, import_card, import_file
 
     path = Path(what)
@@ -61,6 +65,7 @@ def import_(
         annotator=annotator,
         label_one_means=label_one_means,
         ties=ties,
+        label_key=label_key,
         score_key=score_key,
         pairs=pairs,
         rows=rows,
@@ -68,16 +73,16 @@ def import_(
         segment_length=segment_length,
         limit_steps=limit_steps,
     )
-    if not (path.suffix == ".npz" or path.is_dir() or rows):
-        about.refuse_but(f"{what} is taken for a dataset card, which says itself what it holds")
+    if not (path.suffix == ".npz" or is_file(path / "episodes.parquet") or rows):
+        if not what.endswith(".toml"):
+            load_dataset_card(what)  # where it is none, this says what it is
+        about.refuse_but(f"{what} is a dataset card, which says itself what it holds")
         if out:
-            raise UserError(f"{what} is taken for a dataset card, which has its place: no --out.")
+            raise UserError(f"{what} is a dataset card, which has its place: no --out.")
         print(f"Imported: {import_card(what, source, download)}")
         return
     if source or download:
         raise UserError(f"{what} is a file: --source and --download are for dataset cards.")
-    if path.is_dir() and not (path / "episodes.parquet").is_file():
-        raise UserError(f"{path} is a folder without episodes.parquet: no tables of cpl_bench's.")
     target = out or Path(f"{path.stem}.safetensors")
     command = shlex.join(["cpl-bench", *sys.argv[1:]])
     print(f"Preferences: {import_file(path, target, about, command)}")

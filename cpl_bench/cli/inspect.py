@@ -53,9 +53,11 @@ def inspect(
     for name in scorers:
         find_scorer(name)
     if against or not has_trajectories(dataset):
-        if scorers or probe or reward or record:
+        if probe or reward or record:
             raise UserError(f"{dataset} is only looked at: leave out what measures or records.")
-        return _look_at(dataset, against, film, pair)
+        with RolloutPool(workers or None) as pool:
+            path = _look_at(dataset, against, scorers, pool)
+        return _film(path, film, pair)
     card = load_dataset_card(dataset)
     if (probe or record) and card.source:
         raise UserError(f"{card.name} is imported: nothing of ours to probe or to record.")
@@ -63,8 +65,8 @@ def inspect(
         raise UserError(f"{card.path} is an installed copy; record hashes in a checkout.")
     with RolloutPool(workers or None) as pool:
         path = ensure_preferences(card, pool)
-        show(card, path, pool, scorers)
-        say(f"{trajectories_verdict(card)}\n{preferences_verdict(card)}")
+        verdicts = f"{trajectories_verdict(card)}\n{preferences_verdict(card)}".splitlines()
+        show(card, path, pool, scorers, verdicts)
         if probe:
             _probe(card, path, pool)
         if reward:
@@ -82,27 +84,25 @@ def _film(path: Path, film: bool, pair: tuple[int, int] | None) -> None:
         film_pairs(load_preferences(path), path.parent, path.stem, pair)
 
 
-def _look_at(data: str, against: str | None, film: bool, pair: tuple[int, int] | None) -> None:
+def _look_at(data: str, against: str | None, scorers: tuple[str, ...], pool: Any) -> Path:
     from cpl_bench.experiments.make import find_file, find_preferences
     from cpl_bench.preferences.answers import agreement_line
     from cpl_bench.preferences.inspect import inspect_file
-    from cpl_bench.tasks.pool import RolloutPool
 
-    with RolloutPool() as pool:
-        path = find_file(data, pool)
-        preferences = inspect_file(path)
-        if against:
-            say(agreement_line(preferences, find_preferences(against, pool)[1]))
-    _film(path, film, pair)
+    path = find_file(data, pool)
+    preferences = inspect_file(path, pool, scorers)
+    if against:
+        say(agreement_line(preferences, find_preferences(against, pool)[1]))
+    return path
 
 
 def _probe(card: Any, path: Path, pool: Any) -> None:
-    from cpl_bench.core.cards import load_task
     from cpl_bench.experiments import probe
     from cpl_bench.preferences.file import load_preferences
     from cpl_bench.preferences.format import behaviour_score
+    from cpl_bench.tasks.registry import find_task
 
-    behaviour = behaviour_score(load_preferences(path), load_task(card.task).scoring)
+    behaviour = behaviour_score(load_preferences(path), find_task(card.task).scoring)
     assert behaviour is not None, "collected data know what they achieved"
     measured = probe.probe(card, path, behaviour, pool)
     say(f"probe          {measured.row()}\nverdict        {measured.verdict}")

@@ -7,6 +7,7 @@ that is missing, unknown or of the wrong type is an error that names the file.
 import hashlib
 import json
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,6 +105,18 @@ def load_task(name: str) -> TaskCard:
     Raises:
         UserError: no such card (the nearest name is suggested), or a card that is wrong.
     """
+    card = known_task(name)
+    if card is None:
+        raise unknown_task(name)
+    return card
+
+
+def known_task(name: str) -> TaskCard | None:
+    """The task card of that name, path or Gymnasium id; None if no card has it.
+
+    Raises:
+        UserError: a path at which there is none, or a card that is wrong.
+    """
     if name.endswith(".toml"):
         path = Path(name)
         if not is_file(path):
@@ -114,10 +127,33 @@ def load_task(name: str) -> TaskCard:
         table = named_table(name, path)
         if "members" not in table:
             return build(TaskCard, table, path)
-    cards = task_cards()
-    if name not in cards:
-        raise unknown_name("task", name, cards, "A task is a card in envs/, or the path of one.")
-    return cards[name]
+    cards, own = task_cards().values(), name.rpartition(":")[2]
+    return next((each for each in cards if name == each.name or own == each.env_id), None)
+
+
+def carded_task(name: str) -> TaskCard | None:
+    """The card of a task; None of a Gymnasium id or `module:Class` without one, of which
+    `cpl_bench.tasks.registry.find_task` makes one.
+
+    Raises:
+        UserError: none of these, or a card that is wrong.
+    """
+    card = known_task(name)
+    if card is None and ":" not in name:
+        import gymnasium
+
+        if name not in gymnasium.registry:
+            raise unknown_task(name)
+    return card
+
+
+def unknown_task(name: str) -> UserError:
+    """What to raise when no task is called so: the nearest names, Gymnasium's among them."""
+    import gymnasium
+
+    near = get_close_matches(name.rpartition(":")[2], gymnasium.registry, n=1)
+    hint = "A task is a card in envs/, the path of one, a Gymnasium id or module:Class."
+    return unknown_name("task", name, [*task_cards(), *near], hint)
 
 
 def task_cards() -> dict[str, TaskCard]:

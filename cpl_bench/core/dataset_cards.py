@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from cpl_bench.core.behaviours import Behaviour
-from cpl_bench.core.cards import TaskCard, load_task, named_table
+from cpl_bench.core.cards import TaskCard, carded_task, named_table
 from cpl_bench.core.counts import EPISODES, HORIZON, SEED, check_count
-from cpl_bench.core.errors import UserError, shown, unknown_name
+from cpl_bench.core.errors import UserError, shown
 from cpl_bench.core.folders import card_folder, is_file
 from cpl_bench.core.labelling import LATER, Labelling, Segments
 from cpl_bench.core.names import NAME, check_line, check_name
+from cpl_bench.core.no_dataset import no_dataset
 from cpl_bench.core.published import Published, short
 from cpl_bench.core.sources import Source
 from cpl_bench.core.tables import read_toml
@@ -26,7 +27,7 @@ class DatasetCard:
     name: str
     """What the command line calls it."""
     task: str
-    """A task card's name."""
+    """As --task has it: a task card's name or path, a Gymnasium id, or `module:Class`."""
     segments: Segments
     episodes: int = 0
     """How many episodes are collected; of an import all are taken."""
@@ -119,13 +120,11 @@ def _official(name: str) -> Path:
 def _table(name: str, above: tuple[Path, ...]) -> tuple[Path, dict[str, Any]]:
     """A card's file, and what it says, laid over what it extends; `above`: who extends it."""
     by_path = name.endswith(".toml")
-    if not by_path and not NAME.fullmatch(name):
-        raise unknown_name("dataset", name, dataset_names(), "A dataset is a card in datasets/.")
     path = Path(name) if by_path else _official(name)
     if not is_file(path) and by_path:
         raise UserError(f"{path}: there is no such dataset card.")
-    if not is_file(path):
-        raise unknown_name("dataset", name, dataset_names(), "A dataset is a card in datasets/.")
+    if not by_path and not (NAME.fullmatch(name) and is_file(path)):
+        raise no_dataset(name, dataset_names())
     if path.resolve() in above:
         raise UserError(f"{path} extends a card that extends this one.")
     table = named_table(path.stem if by_path else name, path)
@@ -192,15 +191,36 @@ def _extended(table: dict[str, Any], path: Path, above: tuple[Path, ...]) -> dic
 def _check_dataset_card(card: DatasetCard, path: Path) -> None:
     check_line(f"{path}: description", card.description)
     check_count(f"{path}: seed", card.seed, 0, SEED)
-    task, length = load_task(card.task), card.segments.length
-    horizon = task.horizon_steps
+    task = carded_task(card.task)
+    if task is not None:  # else only upper rooms know how long its episodes are
+        check_fits(card, task, path)
+    problems = _import_problems(card) if card.source else _behaviour_problems(card, path)
+    misranked = {f"segments.{card.segments.misranked}": card.segments.misranked != ""}
+    _refuse(misranked | problems, path)
+
+
+def check_fits(card: DatasetCard, task: TaskCard, path: Path) -> None:
+    """Refuse segments, or a behaviour, that a card's task has no room for; `path` is the card's.
+
+    Raises:
+        UserError: the first.
+    """
+    length, horizon = card.segments.length, task.horizon_steps
     problems = {
-        f"segments.{card.segments.misranked}": card.segments.misranked != "",
         f"segments.length, {length}, is longer than an episode of {card.task}, {horizon} steps": (
             length > horizon
-        ),
-        **(_import_problems(card) if card.source else _behaviour_problems(card, task, path)),
+        )
     }
+    if card.behaviour is not None and card.source is None:
+        problems |= card.behaviour.problems(task.scoring)
+        least = card.minimum_steps
+        problems[f"minimum_steps, {least}, is longer than an episode, {horizon} steps"] = (
+            least > horizon
+        )
+    _refuse(problems, path)
+
+
+def _refuse(problems: dict[str, bool], path: Path) -> None:
     for problem, found in problems.items():
         if found:
             raise UserError(f"{path}: {problem}.")
@@ -218,18 +238,12 @@ def _import_problems(card: DatasetCard) -> dict[str, bool]:
     }
 
 
-def _behaviour_problems(card: DatasetCard, task: TaskCard, path: Path) -> dict[str, bool]:
+def _behaviour_problems(card: DatasetCard, path: Path) -> dict[str, bool]:
     if card.behaviour is None:
         return {"the key 'behaviour' is missing (or 'source', of data to be imported)": True}
     if not card.episodes:
         return {f"the key 'episodes' is missing, or not from 1 to {EPISODES:,}": True}
     check_count(f"{path}: episodes", card.episodes, 1, EPISODES)
-    stop = card.stop_steps_after_success
-    check_count(f"{path}: stop_steps_after_success", stop, 0, HORIZON)
-    length, horizon = card.segments.length, task.horizon_steps
-    return {
-        **card.behaviour.problems(task.scoring),
-        f"minimum_steps, {card.minimum_steps}, must lie between segments.length and {horizon}": (
-            not length <= card.minimum_steps <= horizon
-        ),
-    }
+    check_count(f"{path}: stop_steps_after_success", card.stop_steps_after_success, 0, HORIZON)
+    least = card.minimum_steps
+    return {f"minimum_steps, {least}, is below segments.length": least < card.segments.length}

@@ -9,6 +9,8 @@ from difflib import get_close_matches
 
 LONGEST = 100
 """Letters of somebody's value that a message shows."""
+FEW = 5
+"""Names that a message shows where there are too many to list."""
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode's categories of what steers a terminal instead of being seen, or is half a letter."""
 
@@ -17,13 +19,19 @@ class UserError(Exception):
     """A mistake the user can mend: printed without a traceback, exit code 2."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserError:
-    """What to raise when `name` is no known `kind`: the nearest name, then the list."""
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], hint: str = "", lists: str = ""
+) -> UserError:
+    """What to raise when `name` is no known `kind`: the nearest name, then the list; of many names
+    the nearest ones, and the command that `lists` them all."""
     names, name = sorted(known), shortened(name)
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    near = get_close_matches(name, names, n=FEW, cutoff=0.5)
     guess = f" Did you mean '{near[0]}'?" if near else ""
-    listing = ", ".join(names) if names else "none"
-    return UserError(f"No {kind} is called '{name}'.{guess} Known: {listing}. {hint}".strip())
+    said = f"Known: {', '.join(names) or 'none'}."
+    if lists and len(names) > FEW:
+        said = f"Others near: {', '.join(near[1:])}. " if near[1:] else ""
+        said += f"All: {lists}."
+    return UserError(f"No {kind} is called '{name}'.{guess} {said} {hint}".strip())
 
 
 def visible(text: str) -> str:

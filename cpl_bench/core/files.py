@@ -66,6 +66,12 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def drop_empty(folder: Path) -> None:
+    """Take away a folder, if it is there and nothing was written into it."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def discard(path: Path) -> None:
     """Take away a folder in one step: a kill leaves all of it, or what the next call takes away."""
     drop_discarded(path)

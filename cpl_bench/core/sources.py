@@ -29,6 +29,7 @@ OWN = {
     "rewards": ("minari",),
     "label_one_means": ("npz",),
     "ties": ("npz",),
+    "label_key": ("npz",),
     "score_key": ("npz",),
     "annotator": ("npz",),
 }
@@ -60,6 +61,8 @@ class Source:
     """For npz with a label a pair: which of the two a 1 prefers."""
     ties: Ties = "half"
     """For npz with a label a pair: what a tie is, 0.5 or −1."""
+    label_key: str = "label"
+    """For npz with a label a pair: which of its arrays the labels are."""
     score_key: str = ""
     """For npz with a number a segment: which of its arrays is the score, higher is better."""
     annotator: str = "human"
@@ -82,8 +85,11 @@ class Source:
             whose = OWN.get(entry.name, (self.format,))
             if self.format not in whose and getattr(self, entry.name) != entry.default:
                 raise UserError(f"{entry.name} is for {whose[0]} files only.")
-        if self.score_key and (self.ties != "half" or self.annotator != "human"):
-            raise UserError("Scores answer for themselves: ties and annotator are for labels.")
+        of_labels = (self.ties, self.label_key, self.annotator)
+        if self.score_key and of_labels != ("half", "label", "human"):
+            raise UserError(
+                "Scores answer for themselves: label_key, ties and annotator are for labels."
+            )
 
     @property
     def answered(self) -> bool:
@@ -99,6 +105,8 @@ class Source:
     def read_as(self) -> dict[str, str | None]:
         """What its labels are taken to mean; another meaning makes other answers of one file."""
         labels = {"label_one_means": self.label_one_means, "ties": self.ties}
+        if self.label_key != "label":
+            labels["label_key"] = self.label_key
         return labels if self.label_one_means else {}
 
     def __str__(self) -> str:

@@ -7,20 +7,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from cpl_bench.core.cards import load_task
 from cpl_bench.core.dataset_cards import dataset_names, load_dataset_card
-from cpl_bench.core.errors import UserError
+from cpl_bench.core.errors import UserError, shown
+from cpl_bench.core.names import NAME
 from cpl_bench.core.sources import OneMeans, Ties
 from cpl_bench.experiments.make import check_card, ensure_imported
 from cpl_bench.preferences.foreign import place_of, write_imported
 from cpl_bench.preferences.format import Preferences
 from cpl_bench.preferences.formats.archives import read_headers
-from cpl_bench.preferences.formats.npz import preferences_from_npz, write_npz
+from cpl_bench.preferences.formats.npz import preferences_from_npz
+from cpl_bench.preferences.formats.npz_out import write_npz
 from cpl_bench.preferences.formats.parquet import arrow, read_parquet, write_parquet
 from cpl_bench.preferences.formats.rows import preferences_from_rows
 from cpl_bench.preferences.labelling import preference_path
 from cpl_bench.tasks.registry import find_task
-from cpl_bench.trajectories.foreign import d4rl_file, sha256_of
+from cpl_bench.trajectories.foreign import d4rl_file, is_file, sha256_of
 from cpl_bench.trajectories.formats.d4rl import read_flat
 from cpl_bench.trajectories.formats.d4rl_files import find_file
 from cpl_bench.trajectories.formats.minari import minari_folder
@@ -55,6 +56,8 @@ class Answers:
     label_one_means: OneMeans | None = None
     ties: Ties | None = None
     """None: half."""
+    label_key: str = ""
+    """Empty: label."""
     score_key: str = ""
     pairs: Literal["dense", "sparse"] | None = None
     """None: dense."""
@@ -79,6 +82,10 @@ class Answers:
 
 
 OF_LABELS = ("task", "annotator", "label_one_means", "ties")
+OF_D4RL = (
+    "labels of rows number the steps of a D4RL dataset: name that one with --trajectories, by its "
+    "name, as hopper-medium-expert-v2, by a card of D4RL's data, or by its HDF5 file"
+)
 
 
 def import_file(path: Path, out: Path, about: Answers, command: str = "") -> Path:
@@ -122,13 +129,14 @@ def import_file(path: Path, out: Path, about: Answers, command: str = "") -> Pat
 def _of_npz(path: Path, about: Answers) -> Preferences:
     headers = read_headers(path)
     if "action_1" in headers:
-        about.refuse_but(f"{path} holds a label a pair", *OF_LABELS)
+        about.refuse_but(f"{path} holds a label a pair", *OF_LABELS, "label_key")
     elif "action" in headers:
         about.refuse_but(f"{path} holds a score a segment", "task", "score_key", "pairs")
     return preferences_from_npz(
         path,
         label_one_means=about.label_one_means,
         ties=about.ties or "half",
+        label_key=about.label_key or "label",
         score_key=about.score_key,
         pairs=about.pairs or "dense",
         task=about.task,
@@ -161,14 +169,20 @@ def _steps_of(labels: Path, about: Answers) -> tuple[Path, int]:
             "--label-one-means second or first."
         )
     name, limit = about.trajectories, about.limit_steps
-    known = name.endswith(".toml") or name in dataset_names()
-    card = load_dataset_card(name) if known else None
-    if card is not None and card.source is not None and card.source.format == "d4rl":
-        file = d4rl_file(card, card.source)
-        limit = limit or card.source.limit_steps or load_task(card.task).horizon_steps
+    if name.endswith(".toml") or name in dataset_names():
+        card = load_dataset_card(name)
+        source = card.source
+        if source is None or source.format != "d4rl":
+            held = f"a card of {source or 'data that are collected'}"
+            raise UserError(f"{name} is {held}, and {OF_D4RL}.")
+        file = d4rl_file(card, source)
+        limit = limit or source.limit_steps or find_task(card.task).horizon_steps
+    elif is_file(name):
+        file = Path(name)
+    elif NAME.fullmatch(name):
+        file = find_file(name, "", download=False)
     else:
-        is_file = Path(name).suffix in (".hdf5", ".h5")
-        file = Path(name) if is_file else find_file(name, "", download=False)
+        raise UserError(f"{shown(name)} is no such name, and {OF_D4RL}.")
     if not limit:
         limit = find_task(about.task).horizon_steps if about.task else 1000
     return file, limit

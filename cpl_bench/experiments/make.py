@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from cpl_bench.core.cards import TaskCard, load_task
-from cpl_bench.core.dataset_cards import DatasetCard, load_dataset_card
+from cpl_bench.core.cards import TaskCard
+from cpl_bench.core.dataset_cards import DatasetCard, check_fits, load_dataset_card
 from cpl_bench.core.errors import UserError
-from cpl_bench.core.files import check_writable
+from cpl_bench.core.files import check_writable, drop_empty
 from cpl_bench.core.folders import data_root
 from cpl_bench.core.locks import held
 from cpl_bench.core.progress import say
@@ -25,7 +25,7 @@ from cpl_bench.tasks.registry import check_sizes, find_task, make_task
 from cpl_bench.trajectories.checkpoints import checkpoint_file
 from cpl_bench.trajectories.collect import collect, is_collected
 from cpl_bench.trajectories.foreign import import_trajectories, is_imported
-from cpl_bench.trajectories.formats.minari import minari_folder
+from cpl_bench.trajectories.formats.minari import minari_folder, read_record
 from cpl_bench.trajectories.place import check_place
 
 
@@ -35,10 +35,11 @@ def check_card(card: DatasetCard) -> None:
     Raises:
         UserError: labels that cannot be given, data of somebody else's in the place, or a task that
             cannot be made, has no expert to clone, or has none or cannot be forked where the scorer
-            forks; or checkpoints that aren't there.
+            forks; successes that nobody wrote down to score by; or checkpoints that aren't there.
     """
     if card.source is not None and card.source.answered:
         return
+    check_fits(card, find_task(card.task), card.path)  # unknown till now of one without a card
     check_labelling(card.task, card.segments, card.labelling)
     if card.source is not None:
         if card.labelling.scorer in FORKING:
@@ -46,12 +47,13 @@ def check_card(card: DatasetCard) -> None:
                 f"{card.name} is imported, without simulator states, and the scorer "
                 f"{card.labelling.scorer} forks there. Label with --scorer partial_return."
             )
+        _check_successes(card)
         return check_place(_base(card))
     card = replace(_base(card), labelling=card.labelling)
     if is_collected(card):
         return
     check_place(card)
-    task = make_task(load_task(card.task))
+    task = make_task(find_task(card.task))
     scripted, forkable = has_expert(task), can_fork(task)
     task.close()
     if card.cloned.checkpoints:
@@ -73,6 +75,21 @@ def check_card(card: DatasetCard) -> None:
         )
 
 
+def _check_successes(card: DatasetCard) -> None:
+    """Refuse to score imported data by successes that nobody wrote down, as far as is known yet."""
+    base = _base(card)
+    if card.labelling.scorer != "success" or base.source is None:
+        return
+    known = base.source.format != "d4rl"
+    if is_imported(base):
+        known = (read_record(base.minari_id) or {}).get("knows_successes", known)
+    if not known:
+        raise UserError(
+            f"{card.name} is imported from {base.source}, which does not say where episodes "
+            "succeeded, and success is to score them. Label with --scorer partial_return."
+        )
+
+
 def _base(card: DatasetCard) -> DatasetCard:
     """The card whose trajectories a card has: its own, or that of the card that it extends."""
     return load_dataset_card(card.extends) if card.extends else card
@@ -86,6 +103,7 @@ def ensure_trajectories(card: DatasetCard, pool: RolloutPool, tell: bool = False
         return ensure_imported(card)
     there = is_collected(card)
     if not there:
+        check_fits(card, find_task(card.task), card.path)
         check_writable(data_root())
         say(f"No trajectories of {card.name} yet: collecting {card.episodes} episodes (minutes).")
         with held(minari_folder(card.minari_id)):
@@ -119,16 +137,21 @@ def ensure_preferences(card: DatasetCard, pool: RolloutPool, tell: bool = False)
         ensure_imported(card)
         return preference_path(card)
     ensure_trajectories(card, pool, tell)
+    _check_successes(card)
     there = is_labelled(card)
     if not there:
-        check_writable(preference_path(card).parent)
+        path = preference_path(card)
+        check_writable(path.parent)
         say(
             f"No {card.labelling.scorer} preferences of {card.name} yet: labelling "
             f"{card.segments.count} segments (minutes)."
         )
-        with held(preference_path(card)):
-            if not is_labelled(card):
-                label(card, pool)
+        try:
+            with held(path):
+                if not is_labelled(card):
+                    label(card, pool)
+        finally:
+            drop_empty(path.parent)
     if tell or not there:
         say(preferences_verdict(card))
     return preference_path(card)

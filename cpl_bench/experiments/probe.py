@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cpl_bench.core.cards import TaskCard, load_task
+from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.dataset_cards import DatasetCard
 from cpl_bench.core.score import SATURATED
 from cpl_bench.core.seeds import episode_seeds
@@ -28,6 +28,7 @@ from cpl_bench.runs.assess import assess
 from cpl_bench.runs.prepare import prepare
 from cpl_bench.tasks.episodes import EXPERT, EpisodeRules
 from cpl_bench.tasks.pool import RolloutPool
+from cpl_bench.tasks.registry import find_task
 from cpl_bench.trajectories.dataset import scores_of
 
 EXPERT_EPISODES = 100
@@ -93,7 +94,7 @@ class Probe:
 
 def probe(card: DatasetCard, preference_file: Path, behaviour: float, pool: RolloutPool) -> Probe:
     """Measure the expert and METHODS beside the behaviour's known score."""
-    task, preferences = load_task(card.task), load_preferences(preference_file)
+    task, preferences = find_task(card.task), load_preferences(preference_file)
     expert = None if card.cloned.checkpoints else _expert(task, card.seed, pool)
     found = {name: _method(name, preferences, task, pool) for name in METHODS}
     return Probe(card, behaviour, expert, found)

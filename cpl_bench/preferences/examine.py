@@ -154,12 +154,17 @@ def draw_coverage(path: Path, preferences: Preferences) -> None:
         figure.savefig(temporary, dpi=110, metadata={"Software": None})
 
 
-def file_lines(preferences: Preferences, pairs: tuple[np.ndarray, np.ndarray]) -> list[str]:
-    """What is to be said of preferences of which only the file is known."""
+def file_lines(
+    preferences: Preferences,
+    pairs: tuple[np.ndarray, np.ndarray],
+    others: Mapping[str, np.ndarray] | None = None,
+) -> list[str]:
+    """What is to be said of preferences of which only the file is known, and what `others` say."""
     scores, returns, lines = preferences.scores, partial_returns(preferences), []
     named = {} if scores is None else {preferences.info.scorer or "scores": scores}
     if returns is not None:
         named = {**named, "partial_return": returns} if len(pairs[0]) else named
+    named |= others or {}
     for name, values in list(named.items())[:1]:
         lines.append(noise_line(preferences, values, f"{name}, their segments' score", pairs))
     return [*lines, *agreement_lines(named, *pairs), *coverage_lines(preferences)]

@@ -61,6 +61,7 @@ def import_answers(card: DatasetCard, where: Path | None = None) -> Path:
         path,
         label_one_means=source.label_one_means,
         ties=source.ties,
+        label_key=source.label_key,
         score_key=source.score_key,
         pairs=card.segments.pairs,
         task=card.task,

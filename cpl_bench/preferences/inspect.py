@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from cpl_bench.core.cards import load_task
+from cpl_bench.core.cards import TaskCard
+from cpl_bench.core.columns import NAMES, aligned, cells
 from cpl_bench.core.dataset_cards import DatasetCard
 from cpl_bench.core.files import atomic_path
 from cpl_bench.core.progress import say
@@ -24,10 +24,9 @@ from cpl_bench.preferences.examine import (
 )
 from cpl_bench.preferences.file import load_preferences
 from cpl_bench.preferences.format import Preferences
-from cpl_bench.preferences.labelling import discount_of
-from cpl_bench.preferences.scorers import STEPWISE, find_scorer
-from cpl_bench.preferences.segments import segments_of
+from cpl_bench.preferences.opinions import opinions, opinions_on_file
 from cpl_bench.tasks.pool import RolloutPool
+from cpl_bench.tasks.registry import find_task
 from cpl_bench.trajectories.dataset import TrajectorySet, scores_of
 from cpl_bench.trajectories.formats.minari import read_trajectories
 
@@ -35,42 +34,46 @@ SAMPLED_PAIRS = 200_000
 
 
 def inspect(
-    card: DatasetCard, preference_file: Path, pool: RolloutPool, scorers: Sequence[str] = ()
+    card: DatasetCard,
+    preference_file: Path,
+    pool: RolloutPool,
+    scorers: Sequence[str] = (),
+    verdicts: Sequence[str] = (),
 ) -> Path:
     """Print what a labelled dataset holds; returns the picture's path.
 
     `scorers` are further ones to compare the file's labels with, beside the partial return; those
-    that fork the simulator take as long as labelling did.
+    that fork the simulator take as long as labelling did. `verdicts` are lines printed at the end.
     """
     preferences = load_preferences(preference_file)
-    source = read_trajectories(card.minari_id)
-    returns = partial_returns(preferences)
-    others = {} if returns is None else {"partial_return": returns}
-    segments = segments_of(source, preferences.segment_starts, preferences.info.segment_length)
-    for name in scorers:
-        if name not in (*others, preferences.info.scorer):
-            scorer = find_scorer(name)
-            discount = discount_of(card.labelling) if name in STEPWISE else 1.0
-            how = replace(card.labelling, scorer=name, scorer_settings={}, discount=discount)
-            others[name] = scorer(segments, load_task(card.task), how, pool)
-    others.pop(preferences.info.scorer, None)
-    for line in _describe(card, source, preferences, others):
-        say(line)
+    source, task = read_trajectories(card.minari_id), find_task(card.task)
+    others = opinions(preferences, source, task, card.labelling, scorers, pool)
+    rows = _described(card, task, source, preferences, others)
     picture = preference_file.with_suffix(".png")
+    returns = partial_returns(preferences)
     if returns is None:
-        say("rewards        none in the file: no partial returns to compare the scores with")
+        rows.append(("rewards", "none in the file: no partial returns to compare the scores with"))
     _draw(picture, preferences, returns)
-    say(f"picture        {picture}")
     covered = preference_file.with_name(f"{preference_file.stem}-coverage.png")
     draw_coverage(covered, preferences)
-    say(f"picture        {covered}")
+    rows += [("picture", str(picture)), ("picture", str(covered)), *cells(verdicts)]
+    for line in aligned(rows, least=NAMES):
+        say(line)
     return picture
 
 
-def inspect_file(path: Path) -> Preferences:
-    """Print what a preference file holds, whoever made it, and draw its segments beside it."""
+def inspect_file(path: Path, pool: RolloutPool, scorers: Sequence[str] = ()) -> Preferences:
+    """Print what a preference file holds, whoever made it, and draw its segments beside it.
+
+    `scorers` are asked of the trajectories that the segments were cut from.
+
+    Raises:
+        UserError: there are scorers to be asked, and no such trajectories.
+    """
     preferences = load_preferences(path)
-    for line in (*describe_file(preferences), *file_lines(preferences, pairs_of(preferences))):
+    others = opinions_on_file(path, preferences, scorers, pool) if scorers else {}
+    lines = file_lines(preferences, pairs_of(preferences), others)
+    for line in (*describe_file(preferences), *lines):
         say(line)
     covered = path.with_name(f"{path.stem}-coverage.png")
     draw_coverage(covered, preferences)
@@ -78,15 +81,16 @@ def inspect_file(path: Path) -> Preferences:
     return preferences
 
 
-def _describe(
+def _described(
     card: DatasetCard,
+    task: TaskCard,
     source: TrajectorySet,
     preferences: Preferences,
     others: dict[str, np.ndarray],
-) -> list[str]:
+) -> list[tuple[str, str]]:
+    """Rows of a name and what is said of it."""
     info, scores = preferences.info, preferences.scores
     assert scores is not None, "what a card labels has scores"
-    task = load_task(card.task)
     scoring, achieved = task.scoring, float(np.mean(scores_of(task, source.trajectories)))
     ended = np.mean([each.terminated for each in source.trajectories])
     lengths = np.diff(preferences.episode_ends, prepend=0)
@@ -98,34 +102,51 @@ def _describe(
         low, high = (scoring.shown(each, 0) for each in card.behaviour.score_band)
         band = f" (the card wants {low} to {high}{scoring.unit})"
     known = source.knows_successes or not scoring.is_success
-    lines = [
-        f"dataset        {card.name}: {card.task}, seed {card.seed}",
-        *([f"imported       {card.source}"] if card.source else []),
-        f"episodes       {len(lengths):,} ({lengths.min()} to {lengths.max()} steps, mean "
-        f"{lengths.mean():.0f}); {len(preferences.observations):,} steps",
-        f"observations   {preferences.observations.shape}, actions {preferences.actions.shape}",
-        f"{scoring.name:<15}{scoring.shown(achieved)}{scoring.unit}{band}"
-        if known
-        else f"{scoring.name:<15}not written down in the data",
-        *([f"terminated     {ended:.1%} of the episodes"] if ended else []),
-        *([f"references     {task.references}"] if task.references else []),
+    score = f"{scoring.shown(achieved)}{scoring.unit}{band}"
+    rows = [
+        ("dataset", f"{card.name}: {card.task}, seed {card.seed}"),
+        *([("imported", str(card.source))] if card.source else []),
+        (
+            "episodes",
+            f"{len(lengths):,} ({lengths.min()} to {lengths.max()} steps, mean "
+            f"{lengths.mean():.0f}); {len(preferences.observations):,} steps",
+        ),
+        (
+            "observations",
+            f"{preferences.observations.shape}, actions {preferences.actions.shape}",
+        ),
+        (scoring.name, score if known else "not written down in the data"),
+        *([("terminated", f"{ended:.1%} of the episodes")] if ended else []),
+        *([("references", task.references)] if task.references else []),
         *(
-            f"  level {scoring.shown(level['wanted'], 0) + scoring.unit:<9}{player} at step "
-            f"{level['step']}, measured {scoring.shown(level['measured'], 0)}{scoring.unit}, "
-            f"{_share(source, i):.0%} of the episodes"
+            (
+                f"  level {scoring.shown(level['wanted'], 0)}{scoring.unit}",
+                f"{player} at step {level['step']}, measured "
+                f"{scoring.shown(level['measured'], 0)}{scoring.unit}, "
+                f"{_share(source, i):.0%} of the episodes",
+            )
             for i, level in enumerate(source.record.get("levels", []))
         ),
-        f"segments       {len(scores):,} of {info.segment_length} steps; {info.pairs}: "
-        + ("every pair is comparable" if info.pairs == "dense" else f"{len(first):,} comparisons"),
-        f"scorer         {info.scorer}, annotator {info.annotator}",
-        "scores         "
-        + ", ".join(f"{q}%: {np.percentile(scores, q):.1f}" for q in (0, 5, 25, 50, 75, 95, 100))
-        + f"; mean {scores.mean():.1f}, std {scores.std():.1f}",
-        f"ties           {tied.mean():.1%} of the comparisons",
+        (
+            "segments",
+            f"{len(scores):,} of {info.segment_length} steps; {info.pairs}: "
+            + (
+                "every pair is comparable"
+                if info.pairs == "dense"
+                else f"{len(first):,} comparisons"
+            ),
+        ),
+        ("scorer", f"{info.scorer}, annotator {info.annotator}"),
+        (
+            "scores",
+            ", ".join(f"{q}%: {np.percentile(scores, q):.1f}" for q in (0, 5, 25, 50, 75, 95, 100))
+            + f"; mean {scores.mean():.1f}, std {scores.std():.1f}",
+        ),
+        ("ties", f"{tied.mean():.1%} of the comparisons"),
     ]
     if skipped := float(np.mean(ask(preferences, first, second).weight == 0)):
-        lines.append(f"skipped        {skipped:.1%} of the comparisons")
-    lines.append(noise_line(preferences, scores, f"{info.scorer}'s scores", (first, second)))
+        rows.append(("skipped", f"{skipped:.1%} of the comparisons"))
+    lines = [noise_line(preferences, scores, f"{info.scorer}'s scores", (first, second))]
     for name, values in others.items():
         decided = ~tied & (values[first] != values[second])
         agree = (values[second] > values[first]) == (scores[second] > scores[first])
@@ -137,7 +158,7 @@ def _describe(
         )
     if len(others) > 1:
         lines += agreement_lines({info.scorer: scores, **others}, first, second)
-    return lines + coverage_lines(preferences)
+    return rows + cells([*lines, *coverage_lines(preferences)])
 
 
 def _share(source: TrajectorySet, level: int) -> float:

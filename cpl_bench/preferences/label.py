@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cpl_bench.core.cards import load_task
 from cpl_bench.core.dataset_cards import DatasetCard, Segments
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.pairs import pair_keys, pairs_in_rounds, pairs_within
@@ -34,6 +33,7 @@ from cpl_bench.preferences.scorers import SCORERS, STEPWISE, find_scorer
 from cpl_bench.preferences.segments import draw_segments, segments_of
 from cpl_bench.preferences.teachers import with_scale
 from cpl_bench.tasks.pool import RolloutPool
+from cpl_bench.tasks.registry import find_task
 from cpl_bench.trajectories.dataset import TrajectorySet, content_hash
 from cpl_bench.trajectories.formats.minari import read_record, read_trajectories
 
@@ -84,7 +84,7 @@ def labelled(card: DatasetCard, source: TrajectorySet, pool: RolloutPool) -> Pre
     Raises:
         UserError: segments longer than every episode, or a scorer that gives something else.
     """
-    task, cut = load_task(card.task), card.segments
+    task, cut = find_task(card.task), card.segments
     starts = draw_segments(
         source.episode_ends, cut.length, cut.count, generator("segments", card.seed)
     )

@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
-from cpl_bench.core.cards import load_task
 from cpl_bench.core.dataset_cards import DatasetCard, Labelling, Segments
 from cpl_bench.core.errors import UserError, unknown_name
 from cpl_bench.core.folders import data_root, shown
@@ -23,6 +22,7 @@ from cpl_bench.preferences.annotators import DISCOUNTS, check_annotator
 from cpl_bench.preferences.format import PreferenceInfo
 from cpl_bench.preferences.scorers import STEPWISE, check_scorer
 from cpl_bench.preferences.teachers import without_scale
+from cpl_bench.tasks.registry import find_task
 
 
 def preference_path(card: DatasetCard) -> Path:
@@ -156,7 +156,7 @@ def planned_info(card: DatasetCard, source_hash: str = "") -> PreferenceInfo:
         annotator_settings=card.labelling.annotator_settings,
         ranked_size=cut.ranked_size,
         seeds=seeds_of(card),
-        versions=packages | installed(load_task(card.task)),
+        versions=packages | installed(find_task(card.task)),
         command=_command(card),
     )
 
@@ -224,7 +224,8 @@ def check_labelling(task: str, cut: Segments, labelling: Labelling) -> None:
         UserError: an unknown scorer or annotator, one that refuses its settings, segments that no
             episode holds, or a ranked_size or comparisons that don't go with the pairs.
     """
-    check_scorer(labelling.scorer, labelling.scorer_settings, load_task(task))
+    card = find_task(task)
+    check_scorer(labelling.scorer, labelling.scorer_settings, card)
     if discount_of(labelling) != 1 and labelling.scorer not in STEPWISE:
         raise UserError(
             f"A discount of {discount_of(labelling)} (a myopic teacher's) takes scores of single "
@@ -239,8 +240,8 @@ def check_labelling(task: str, cut: Segments, labelling: Labelling) -> None:
             f"{cut.misranked}. Choose with --pairs ranked --ranked-size K, or --pairs sparse "
             "--comparisons C."
         )
-    horizon = load_task(task).horizon_steps
-    if cut.length > horizon:
+    if cut.length > card.horizon_steps:
         raise UserError(
-            f"A segment of {cut.length} steps is longer than an episode of {task}, {horizon} steps."
+            f"A segment of {cut.length} steps is longer than an episode of {task}, "
+            f"{card.horizon_steps} steps."
         )

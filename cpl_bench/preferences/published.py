@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from cpl_bench.core.cards import load_task
 from cpl_bench.core.dataset_cards import DatasetCard
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.published import Published, short
@@ -19,6 +18,7 @@ from cpl_bench.preferences.format import hashes_by_array, preferences_hash
 from cpl_bench.preferences.label import labelled
 from cpl_bench.preferences.labelling import preference_path
 from cpl_bench.tasks.pool import RolloutPool
+from cpl_bench.tasks.registry import find_task
 from cpl_bench.trajectories.dataset import TrajectorySet, content_hash, hashes_of_tenths
 from cpl_bench.trajectories.formats.minari import read_trajectories
 
@@ -134,7 +134,7 @@ def _differing(found: str, named: str) -> str:
 def _origin(card: DatasetCard, record: Mapping[str, Any]) -> str:
     """What may be the cause: simulators, the C library, the kind of processor."""
     machine, versions, named = record.get("machine", {}), record.get("versions", {}), card.published
-    wanted = load_task(card.task).simulators
+    wanted = find_task(card.task).simulators
     others = [f"{k} {versions.get(k)} (the card's: {v})" for k, v in wanted.items()]
     others = [
         each for each, (k, v) in zip(others, wanted.items(), strict=True) if versions.get(k) != v

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cpl_bench.core.cards import load_task
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import atomic_path
 from cpl_bench.core.progress import say
@@ -19,6 +18,7 @@ from cpl_bench.preferences.annotators import ask
 from cpl_bench.preferences.format import Preferences
 from cpl_bench.runs.film import rendered
 from cpl_bench.runs.webp import FRAME_SIZE, write_animation
+from cpl_bench.tasks.registry import find_task
 from cpl_bench.trajectories.dataset import TrajectorySet, content_hash
 from cpl_bench.trajectories.formats.minari import read_trajectories
 
@@ -72,7 +72,7 @@ def film_pairs(
     source = _source(preferences)
     info = preferences.info
     assert info.task, "what has a source of ours has a task"
-    task = load_task(info.task)
+    task = find_task(info.task)
     film = [_states(preferences, source, each)[::FRAME_SKIP] for each in pairs[0][:2]]
     rows = [_states(preferences, source, each) for pair in pairs for each in pair[:2]]
     picked = np.linspace(0, info.segment_length, FRAMES).astype(int)
@@ -106,14 +106,13 @@ def _pairs(preferences: Preferences, chosen: tuple[int, int] | None) -> list[Pai
     else:
         some = rng.permutation(len(preferences.first))[: 10 * PAIRS]
         if chosen:
-            here = (preferences.first == chosen[0]) & (preferences.second == chosen[1])
-            if not here.any():
-                raise UserError(f"The file lists no comparison of {chosen[0]} and {chosen[1]}.")
-            some = np.append(here.argmax(), some)
+            some = np.append(_place_of(preferences, *chosen), some)
         first, second = preferences.first[some], preferences.second[some]
         answers = preferences.prefers_second[some]
         whole = preferences.weight
         weight = np.ones(len(some)) if whole is None else whole[some]
+        if chosen and first[0] != chosen[0]:  # it is listed the other way round
+            first[0], second[0], answers[0] = second[0], first[0], 1 - answers[0]
     pairs = [
         Pair(int(a), int(b), float(y), float(w))
         for a, b, y, w in zip(first, second, answers, weight, strict=True)
@@ -121,6 +120,15 @@ def _pairs(preferences: Preferences, chosen: tuple[int, int] | None) -> list[Pai
     ahead = pairs[:1] if chosen else []
     rest = sorted(pairs[len(ahead) :], key=lambda pair: not pair.weight or pair[2] == 0.5)
     return [*ahead, *rest][:PAIRS]
+
+
+def _place_of(preferences: Preferences, first: int, second: int) -> int:
+    """Which of the listed comparisons is of these two, in their order if it is listed in both."""
+    for one, other in ((first, second), (second, first)):
+        here = (preferences.first == one) & (preferences.second == other)
+        if here.any():
+            return int(here.argmax())
+    raise UserError(f"The file lists no comparison of {first} and {second}.")
 
 
 def _source(preferences: Preferences) -> TrajectorySet:

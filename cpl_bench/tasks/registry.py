@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import Any, cast
 
@@ -19,7 +18,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from cpl_bench.core import plugins
-from cpl_bench.core.cards import TaskCard, load_task, task_cards
+from cpl_bench.core.cards import TaskCard, known_task, task_cards, unknown_task
 from cpl_bench.core.errors import UserError, unknown_name
 from cpl_bench.tasks.plain import is_class
 from cpl_bench.tasks.protocol import Task
@@ -63,21 +62,16 @@ def find_task(name: str) -> TaskCard:
     Raises:
         UserError: none of these, or an environment without a known step limit.
     """
-    if name.endswith(".toml"):
-        return load_task(name)
-    cards, own = task_cards(), name.rpartition(":")[2]
-    for card in cards.values():
-        if name == card.name or own == card.env_id:
-            return card
+    if (known := known_task(name)) is not None:
+        return known
+    own = name.rpartition(":")[2]
     if is_class(name):
         limit = getattr(plugins.load("environment", name), "horizon_steps", None)
     else:
         if own != name:
             plugins.imported("environment", name)
         if own not in gymnasium.registry:
-            near = get_close_matches(own, gymnasium.registry, n=1)
-            hint = "A task is a card in envs/, the path of one, a Gymnasium id or module:Class."
-            raise unknown_name("task", name, [*cards, *near], hint)
+            raise unknown_task(name)
         limit = gymnasium.spec(own).max_episode_steps
     if not isinstance(limit, int):
         raise UserError(

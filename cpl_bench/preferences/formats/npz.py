@@ -1,17 +1,15 @@
 """The `.npz` preference files of CPL's authors, and of human labels in the same form.
 
-    a label a pair      obs_1, obs_2 (c, k, o), action_1, action_2 (c, k, a), label (c,),
-                        often reward_1, reward_2 (c, k)
-    a score a segment   obs (n, k, o), action (n, k, a), reward (n, k), rl_sum (n,) and other
-                        numbers a segment, of which any can be the score; state, timestep and
-                        whatever else there is are passed over
+    a label a pair      obs_1, obs_2 (c, k, o), action_1, action_2 (c, k, a), label (c,), or so
+                        many numbers of another name, often reward_1, reward_2 (c, k)
+    a score a segment   obs (n, k, o), action (n, k, a), reward (n, k), rl_sum (n,) or (n, 1) and
+                        other numbers a segment, of which any can be the score; state, timestep
+                        and whatever else there is are passed over
 
 With a score a segment, any two can be compared, or segment i with segment i + n/2, as their
 training does in its mode `comparison`.
 
-What is written their loader reads, with the same labels: 1 prefers the second. It wants rewards;
-where there are none it gets zeros, and an array `no_reward` that it passes over says so. So do
-`terminal` and `success`, which its files have no place for.
+What is written is in `npz_out`.
 """
 
 from __future__ import annotations
@@ -22,18 +20,17 @@ from typing import Any
 
 import numpy as np
 
-from cpl_bench.core.errors import UserError
-from cpl_bench.core.files import atomic_path
+from cpl_bench.core.errors import UserError, shortened
 from cpl_bench.core.sources import OneMeans, Ties
 from cpl_bench.preferences.arrays import preferences_from_arrays
 from cpl_bench.preferences.format import Preferences
 from cpl_bench.preferences.formats.archives import Header, read_headers, read_npz
 from cpl_bench.preferences.formats.labels import answers_of
 
-ACTION_LIMIT = 1 - 1e-5
-"""Actions are written within ± this, as the authors' training clips them, and ours does."""
 EXTRA = {"reward": "rewards", "terminal": "terminations", "success": "successes"}
 """What there may be of each step, and what we call it."""
+OF_STEPS = ("obs", "action", *EXTRA, "state", "timestep", "no_reward")
+"""What is no score, though segments of one step have it a number each."""
 
 
 def preferences_from_npz(
@@ -41,6 +38,7 @@ def preferences_from_npz(
     *,
     label_one_means: OneMeans | None = None,
     ties: Ties = "half",
+    label_key: str = "label",
     score_key: str = "",
     pairs: str = "dense",
     task: str = "",
@@ -53,6 +51,7 @@ def preferences_from_npz(
         path: of the file.
         label_one_means: of a file with a label a pair, which of the two a 1 prefers.
         ties: of such a file, what a tie is: 0.5 or −1.
+        label_key: of such a file, which array the labels are.
         score_key: of a file with scores, which array they are; higher is better.
         pairs: of a file with scores: dense, any two; sparse, segment i with segment i + n/2.
         task: where policies are rolled out; empty for nowhere.
@@ -70,10 +69,15 @@ def preferences_from_npz(
                 f"{path} holds a label a pair, and does not say whether a 1 prefers the first or "
                 "the second: say --label-one-means second (as CPL's authors have it), or first."
             )
-        _wanted(path, headers, "obs_1", "obs_2", "action_1", "action_2", "label")
+        _wanted(path, headers, "obs_1", "obs_2", "action_1", "action_2")
+        if label_key not in headers:
+            raise UserError(
+                f"{path}: {shortened(label_key)} is missing, which were the labels. Say which are "
+                f"with --label-key (on a card, label_key); it holds {_listed(headers)}."
+            )
         sides = [f"{key}_{side}" for key in ("obs", "action", *EXTRA) for side in "12"]
-        arrays = read_npz(path, ("label", "no_reward", *sides))
-        answers = answers_of(arrays["label"], label_one_means, f"{path}: label", ties)
+        arrays = read_npz(path, (label_key, "no_reward", *sides))
+        answers = answers_of(arrays[label_key], label_one_means, f"{path}: {label_key}", ties)
         return _of_pairs(path, arrays, answers, task, name, annotator)
     if "action" not in headers:
         raise UserError(
@@ -124,25 +128,42 @@ def _of_pairs(
 
 
 def _score_key(path: Path, headers: dict[str, Header], score_key: str) -> str:
-    """Which array is the score: the one that is named, or the only one that can be."""
+    """Which array is the score: the one that is named, or the only one that can be; of several that
+    can, the only one of fractions."""
     _wanted(path, headers, "obs", "action")
-    one_each = headers["action"].shape[:1]
-    able = [k for k, each in headers.items() if each.shape == one_each and each.dtype.kind == "f"]
-    if not score_key and len(able) == 1:
-        return able[0]
-    if score_key not in able:
-        raise UserError(
-            f"{path}: which of its arrays is the score, higher is better? Say --score-key; there "
-            f"is {', '.join(able) or 'none with a number a segment'}."
-        )
-    return score_key
+    count = headers["action"].shape[0]
+    able = [
+        key
+        for key, (shape, dtype) in headers.items()
+        if shape in ((count,), (count, 1)) and dtype.kind in "fiub"
+    ]
+    if score_key in able:
+        return score_key
+    likely = [key for key in able if key not in OF_STEPS]
+    fractions = [key for key in likely if headers[key].dtype.kind == "f"]
+    for only in (fractions, likely):
+        if not score_key and len(only) == 1:
+            return only[0]
+    what = "which of its arrays is the score, higher is better?"
+    if score_key in headers:
+        found = _listed({score_key: headers[score_key]})
+        what = f"a score is a real number a segment, ({count},) or ({count}, 1), and not {found}."
+    elif score_key:
+        what = f"it holds no {shortened(score_key)}."
+    there = ", ".join(likely) or f"none with a number a segment: it holds {_listed(headers)}"
+    raise UserError(f"{path}: {what} Say --score-key; there is {there}.")
+
+
+def _listed(headers: dict[str, Header]) -> str:
+    """What arrays are: rl_sum (float32 of shape (24,))."""
+    return ", ".join(f"{key} ({dtype} of shape {shape})" for key, (shape, dtype) in headers.items())
 
 
 def _of_scores(
     path: Path, arrays: dict[str, np.ndarray], score_key: str, pairs: str, task: str, name: str
 ) -> Preferences:
     count = len(arrays["action"])
-    scores = arrays[score_key].astype(np.float64)
+    scores = arrays[score_key].astype(np.float64).reshape(count)
     kept: dict[str, Any] = _extra(arrays, arrays)
     if pairs == "dense":
         found = _named(path, arrays["obs"], arrays["action"], scores=scores, task=task, name=name,
@@ -185,54 +206,3 @@ def _extra(arrays: dict[str, np.ndarray], stacked: dict[str, np.ndarray]) -> dic
             values = stacked[key]
             found[ours] = values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values
     return found
-
-
-def write_npz(path: Path, preferences: Preferences) -> list[str]:
-    """Write preferences as the authors keep them; returns what could not be kept, in lines.
-
-    Listed comparisons become a label a pair, dense data a score a segment (`label`, which is what
-    their loader looks for).
-
-    Raises:
-        UserError: answers of dense data that are not decided by the scores alone, or answers that
-            count in part.
-    """
-    info, said = preferences.info, []
-    rows = preferences.segment_starts[:, None] + np.arange(info.segment_length)  # (n, k)
-    steps: dict[str, np.ndarray] = {
-        "obs": preferences.observations[rows],
-        "action": np.clip(preferences.actions[rows], -ACTION_LIMIT, ACTION_LIMIT),
-    }
-    for key, ours in EXTRA.items():
-        values = getattr(preferences, ours)
-        if values is not None:
-            steps[key] = values[rows]
-    none = {} if "reward" in steps else {"no_reward": np.ones(len(rows), np.uint8)}
-    steps.setdefault("reward", np.zeros(rows.shape, np.float32))
-    if info.pairs == "dense":
-        if info.annotator != "oracle":
-            raise UserError(
-                f"{info.title} is dense and answered by '{info.annotator}', and these files hold "
-                "scores, which answer without error. Label with --pairs sparse, then export."
-            )
-        arrays = {**steps, "label": preferences.scores, **none}
-    else:
-        kept = np.ones(len(preferences.first), bool)
-        if preferences.weight is not None:
-            if not np.isin(preferences.weight, (0, 1)).all():
-                raise UserError(f"{info.title}: answers that count in part have no place in .npz.")
-            kept = preferences.weight > 0
-            said.append(f"{(~kept).sum():,} skipped questions are left out: .npz has no weights.")
-        sides = {"1": preferences.first[kept], "2": preferences.second[kept]}
-        arrays = {f"{k}_{side}": v[at] for k, v in steps.items() for side, at in sides.items()}
-        arrays["label"] = answers = preferences.prefers_second[kept]
-        if soft := int((~np.isin(answers, (0, 0.5, 1))).sum()):
-            said.append(
-                f"{soft:,} soft labels are written as they are; the authors' code rounds them."
-            )
-        arrays |= {key: values[: kept.sum()] for key, values in none.items()}
-    if preferences.scores is not None and info.pairs != "dense":
-        said.append("scores of the segments are left out: the file holds a label a pair.")
-    with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, allow_pickle=False, **arrays)
-    return said
