@@ -237,6 +237,16 @@ def test_a_misspelt_task_is_refused_with_its_card(place: Path, task: str, said: 
         load_dataset_card("people.toml")
 
 
+def test_trajectories_may_be_of_a_task_without_a_card(place: Path, capsys) -> None:
+    write_d4rl(place / "mine.hdf5", flat_arrays(sizes=(3, 1)))
+    change(place / "mine.toml", '"pointmass"', '"Pendulum-v1"')
+    assert main(["import", "mine.toml"]) == 0
+    assert is_imported(load_dataset_card("mine.toml"))
+    assert load_preferences(label("mine.toml")).info.task == "Pendulum-v1"
+    assert main(["inspect", "mine.toml"]) == 0
+    assert "dataset        mine: Pendulum-v1" in capsys.readouterr().out
+
+
 def test_what_fits_no_episode_is_refused_once_its_length_is_known(place: Path) -> None:
     text = (Path(__file__).parent / "dots.toml").read_text()
     (place / "swing.toml").write_text(text.replace('"pointmass"', '"Pendulum-v1"'))

@@ -30,6 +30,7 @@ from cpl_bench.experiments.sweep import check_experiment, run_experiment
 from cpl_bench.learning.methods import configured, find_method
 from cpl_bench.preferences.file import load_preferences
 from cpl_bench.preferences.format import PreferenceInfo
+from cpl_bench.report.likelihood import EXTRACT
 from cpl_bench.report.read import read_run
 from cpl_bench.runs.evaluations import append_evaluations
 from cpl_bench.runs.record import RunRecord, read_record, write_record
@@ -387,8 +388,9 @@ def test_an_experiment_may_name_a_method_of_ones_own(dots, pool, tmp_path, monke
     page = result.page.read_text()
     assert "own_of_sweep:ENTRY" in page and "cpl-bench report runs/dots/*" in page
     publish(loaded, tmp_path / "out", folder)
-    names = {str(Path("dots", run.name, name)) for name in (*RUN_EVIDENCE, FINAL)}
-    assert set(published(folder)) == names | {*EVIDENCE, "experiment.toml"}
+    names = {str(Path("dots", run.name, name)) for name in (*RUN_EVIDENCE, FINAL, EXTRACT)}
+    likelihood = {each for each in SOMETIMES if each.startswith("likelihood")}
+    assert set(published(folder)) == names | likelihood | {*EVIDENCE, "experiment.toml"}
 
 
 # --- Tuning ---

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cpl_bench.core.cards import TaskCard, load_task
+from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.dataset_cards import DatasetCard
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.folders import data_root
@@ -25,6 +25,7 @@ from cpl_bench.core.seeds import episode_seeds, generator
 from cpl_bench.core.versions import installed
 from cpl_bench.tasks.episodes import EXPERT, EpisodeRules
 from cpl_bench.tasks.pool import RolloutPool
+from cpl_bench.tasks.registry import find_task
 from cpl_bench.trajectories.checkpoints import (
     Checkpoints,
     checkpoint_file,
@@ -60,7 +61,7 @@ def make_clone(card: DatasetCard, task: TaskCard, pool: RolloutPool) -> Checkpoi
 
 def recipe(card: DatasetCard) -> dict[str, Any]:
     """Everything that decides a card's behaviour policies, as JSON has it."""
-    task = load_task(card.task)
+    task = find_task(card.task)
     behaviour = asdict(card.cloned)
     del behaviour["score_band"]
     if behaviour.pop("checkpoints"):

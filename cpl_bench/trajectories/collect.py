@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cpl_bench.core.cards import load_task
 from cpl_bench.core.dataset_cards import DatasetCard
 from cpl_bench.core.progress import say
 from cpl_bench.core.published import Published
@@ -27,6 +26,7 @@ from cpl_bench.core.seeds import episode_seeds, generator
 from cpl_bench.core.versions import installed, processor
 from cpl_bench.tasks.episodes import EpisodeRules
 from cpl_bench.tasks.pool import RolloutPool
+from cpl_bench.tasks.registry import find_task
 from cpl_bench.trajectories.checkpoints import behaviour_of
 from cpl_bench.trajectories.clone import make_clone, recipe
 from cpl_bench.trajectories.dataset import content_hash, scores_of
@@ -41,7 +41,7 @@ def collect(card: DatasetCard, pool: RolloutPool) -> Path:
         UserError: the task has no expert to clone, the card's checkpoints can't be read, or
             something that isn't this card's lies there.
     """
-    task = load_task(card.task)
+    task = find_task(card.task)
     check_place(card)
     trained_elsewhere = bool(card.cloned.checkpoints)
     clone = behaviour_of(card, task) if trained_elsewhere else make_clone(card, task, pool)

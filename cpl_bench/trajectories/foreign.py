@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cpl_bench.core.cards import TaskCard, load_task
+from cpl_bench.core.cards import TaskCard
 from cpl_bench.core.dataset_cards import DatasetCard
 from cpl_bench.core.errors import UserError
 from cpl_bench.core.files import check_writable
@@ -26,6 +26,7 @@ from cpl_bench.core.published import Published, short
 from cpl_bench.core.sources import Source
 from cpl_bench.core.versions import installed, processor
 from cpl_bench.tasks.episodes import Trajectory
+from cpl_bench.tasks.registry import find_task
 from cpl_bench.trajectories.dataset import content_hash
 from cpl_bench.trajectories.fit import fitted
 from cpl_bench.trajectories.formats.any_minari import find_dataset, read_any
@@ -62,7 +63,7 @@ def read_d4rl(card: DatasetCard, source: Source, where: Path | None, download: b
     """The episodes of a D4RL file."""
     path = where or d4rl_file(card, source, download)
     known = None if where or is_file(source.id) else known_of(source.id)
-    flat, limit = read_flat(path), source.limit_steps or load_task(card.task).horizon_steps
+    flat, limit = read_flat(path), source.limit_steps or find_task(card.task).horizon_steps
     origin: dict[str, Any] = {"file": path.name, "sha256": sha256_of(path)}
     if known is not None:
         reference = {"random_return": known.random_return, "expert_return": known.expert_return}
@@ -124,7 +125,7 @@ def import_trajectories(
         UserError: it isn't there, is damaged, is not the file that the card names, does not fit
             the card's task, or something that isn't this card's lies in the place.
     """
-    source, task = card.source, load_task(card.task)
+    source, task = card.source, find_task(card.task)
     assert source is not None, "a card without a source is collected"
     check_place(card)
     check_writable(data_root())
@@ -198,7 +199,7 @@ def about(source: Source, found: Foreign) -> list[str]:
 
 def import_recipe(card: DatasetCard) -> dict[str, Any]:
     """Everything of a card that decides what its import writes, as JSON has it."""
-    source, task = card.source, load_task(card.task)
+    source, task = card.source, find_task(card.task)
     assert source is not None
     asked: dict[str, Any] = {"format": source.format, "id": source.id, "sha256": source.sha256}
     if not source.rolled_out:
