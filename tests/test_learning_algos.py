@@ -197,6 +197,7 @@ def enough():
             "polyak": 0.005,
             "segments": 32,
             "transitions": 256,
+            "steps": 1000,
         },
         "ipl": {
             **shared,

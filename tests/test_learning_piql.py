@@ -207,7 +207,7 @@ def test_with_the_true_reward_it_solves_the_point_mass(dots, pool):
         value={**widths, **rate},
         reward={**widths, **rate},
         actor=rate["optimiser"],
-        steps=1500,
+        steps=1100,
         temperature=0.05,
         segments=24,
     )
