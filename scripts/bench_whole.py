@@ -1,6 +1,6 @@
 """How long the commands take that a researcher waits for, from an empty folder, on this machine.
 
-    python scripts/bench_whole.py                         # a quarter of an hour, on an idle machine
+    python scripts/bench_whole.py                         # ten minutes, on an idle machine
     python scripts/bench_whole.py --dataset fetch-reach-small --skip large   # does it run?
 
 Run by hand. `collect` and `label` of a small dataset; then SFT, CPL and CPL(λ) by the laptop

@@ -44,7 +44,7 @@ class Steps:
         """
         self.count, self.device = len(observations), torch.device(device)
         self._observations = _padded(observations, device)  # (N + 1, o)
-        self._actions = _padded(clipped(actions), device)
+        self._actions = _padded(actions, device, ACTION_LIMIT)
         self._rewards = None if rewards is None else _padded(rewards[:, None], device)
         self._terminated = None
         if terminations is not None and terminations.any():
@@ -135,12 +135,21 @@ def clipped(actions: np.ndarray) -> np.ndarray:
     return np.clip(actions, -ACTION_LIMIT, ACTION_LIMIT)
 
 
-def _padded(rows: np.ndarray, device: torch.device | str) -> Float[Tensor, "padded width"]:
-    """The rows and the last one again, so that the last step too has one that follows it."""
-    tensor = torch.empty((len(rows) + 1, rows.shape[1]), dtype=torch.float32, device=device)
-    tensor[:-1] = torch.tensor(rows, dtype=torch.float32)
+def _padded(
+    rows: np.ndarray, device: torch.device | str, limit: float = np.inf
+) -> Float[Tensor, "padded width"]:
+    """The rows within ± `limit`, and the last one again: it too has one that follows it.
+
+    A mapped file goes into the tensor in one pass.
+    """
+    tensor = torch.empty((len(rows) + 1, rows.shape[1]), dtype=torch.float32)
+    target = tensor.numpy()[:-1]
+    if limit < np.inf:
+        np.clip(rows, -limit, limit, out=target)
+    else:
+        target[:] = rows
     tensor[-1] = tensor[-2]
-    return tensor
+    return tensor.to(device)
 
 
 def _windows(flat: Tensor, rows: Int64[Tensor, "s m"], k: int) -> Float[Tensor, "s m k width"]:
