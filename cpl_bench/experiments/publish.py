@@ -47,9 +47,10 @@ def publish(experiment: Experiment, out: Path, results: Path) -> None:
             say(f"{metrics} stays unpublished: {LARGEST_METRICS_BYTES:,} bytes or more.")
             wanted = False
         _copy(METRICS, out / run, results / run, wanted)
-        if not wanted and (lines := extract(metrics)):
+        lines = "" if wanted else extract(metrics)
+        if lines:
             write_atomically(results / run / EXTRACT, lines)
-        else:
+        else:  # of a run that was published already
             _copy(EXTRACT, out / run, results / run, not wanted and (out / run / EXTRACT).exists())
     say(f"Published {experiment.name} → {results}")
 

@@ -32,9 +32,8 @@ class Watched:
 
     def __init__(self, trainee: Trainee):
         self.learner, source = trainee.learner, trainee.source
-        examines = hasattr(self.learner, "examine")
-        fitting = [phase.name for phase in trainee.phases if phase.steps and _is_fitting(phase)]
-        self._fitted = {*fitting} if examines else set()
+        phases = trainee.phases if hasattr(self.learner, "examine") else ()
+        self._fitted = {phase.name for phase in phases if phase.steps and _is_fitting(phase)}
         self._held_out = None
         if self._fitted:
             self._held_out = held_out_batch(source.sides[1], len(source.members), source.device)
