@@ -234,7 +234,7 @@ LONG = ["--evaluate-every", "100", "--episodes", "2", "--seeds", "2", "cpl", "--
 
 
 def begin(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """The command in `folder`, under way."""
+    """The command in `folder`, under way, stopped by signals even where the tests ignore them."""
     return subprocess.Popen(
         [sys.executable, "-m", "cpl_bench.cli.main", *words],
         cwd=folder,
@@ -242,7 +242,14 @@ def begin(folder: Path, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_as_from_a_terminal,
     )
+
+
+def _as_from_a_terminal() -> None:
+    """What `nohup` and a shell's background jobs ignore, their children would ignore too."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def until(holds, seconds: float = 120) -> None:
