@@ -43,6 +43,14 @@ DOTS = str(Path(__file__).parent / "dots.toml")
 SHORT = {"policy": {"hidden": [16]}, "steps": 30, "segments": 8, "clone": {"steps": 10}}
 
 
+@pytest.fixture(autouse=True)
+def pictures_are_not_drawn(request, monkeypatch):
+    """Nothing here looks at them, and they take most of a report's time; quickstart's are drawn."""
+    if "quickstart" not in request.node.name:
+        monkeypatch.setattr(figure, "_png", lambda drawn, dpi: b"\x89PNG")
+        monkeypatch.setattr(figure, "_pdf", lambda drawn: b"%PDF")
+
+
 def small(*methods, dataset=DOTS):
     """An experiment of two seeds."""
     return Experiment("small", (dataset,), methods, seeds=2, final_episodes=2)
@@ -97,14 +105,8 @@ ALWAYS = sorted(["experiment.toml", *EVIDENCE, *OFFLINE, *ONLINE])
 
 
 @pytest.mark.parametrize("name", sorted(p.parent.name for p in RESULTS.glob("*/table.csv")))
-def test_published_pages_are_what_the_program_writes(name, tmp_path, capsys, monkeypatch):
-    """From the evidence beside them; whatever is typed into a page or a table would be found.
-
-    Pictures are drawn once: they are not compared, and take most of the time.
-    """
-    if name != "quickstart":
-        monkeypatch.setattr(figure, "_png", lambda drawn, dpi: b"\x89PNG")
-        monkeypatch.setattr(figure, "_pdf", lambda drawn: b"%PDF")
+def test_published_pages_are_what_the_program_writes(name, tmp_path, capsys):
+    """From the evidence beside them; whatever is typed into a page or a table would be found."""
     copy = tmp_path / name
     shutil.copytree(RESULTS / name, copy)
     for made in EVIDENCE:
