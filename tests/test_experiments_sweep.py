@@ -16,7 +16,7 @@ from cpl_bench.cli.train import _method_place
 from cpl_bench.core.cards import load_task
 from cpl_bench.core.errors import UserError
 from cpl_bench.experiments.card import Experiment, Method, load_experiment
-from cpl_bench.experiments.cells import Cell, cells, run_cell
+from cpl_bench.experiments.cells import Cell, cells, one_by_one, run_cell
 from cpl_bench.experiments.make import task_of
 from cpl_bench.experiments.publish import (
     EVIDENCE,
@@ -289,6 +289,66 @@ def test_a_launcher_of_ones_own_runs_the_cells_in_any_order(dots, pool, tmp_path
     assert contents(tmp_path / "backwards") == files
     run_experiment(asked, tmp_path / "plain", pool)
     assert contents(tmp_path / "plain") == files, "nothing is done again"
+
+
+def test_an_experiment_grows_by_what_is_missing(dots, pool, tmp_path, monkeypatch, capsys):
+    """What was published stands, unless it is not what the experiment asks for any more."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(dots[1]))
+    sft, cpl = Method("SFT", "sft", SHORT), Method("CPL", "cpl", SHORT)
+    results, trained = tmp_path / "results", []
+    results.mkdir()
+    (results / "experiment.toml").write_text("")
+
+    def noted(todo, out, pool):
+        trained[:] = [str(cell.folder) for cell in todo]
+        return one_by_one(todo, out, pool)
+
+    def grow(*methods, name, **changes):
+        asked, out = replace(small(*methods), **changes), tmp_path / name
+        result = run_experiment(asked, out, pool, noted, results)
+        publish(asked, out, results)
+        return {row.method: row.last for row in result.rows}
+
+    alone = grow(sft, name="first")
+    assert trained == ["dots/sft-sft"]
+    before = contents(results / "dots")
+    both = grow(sft, cpl, name="second")
+    assert trained == ["dots/cpl-cpl"] and not (tmp_path / "second" / "dots" / "sft-sft").exists()
+    assert both.keys() == {"SFT", "CPL"} and both["SFT"] == alone["SFT"]
+    assert before.items() <= contents(results / "dots").items()
+    page = (results / "README.md").read_text()
+    assert "| SFT |" in page and "| CPL |" in page and "Incomplete" not in page
+
+    capsys.readouterr()
+    longer = replace(sft, settings={**SHORT, "steps": 40})
+    grow(longer, cpl, name="third")
+    assert trained == ["dots/sft-sft"]
+    assert "sft-sft is of other settings and length: the run is trained" in capsys.readouterr().out
+    assert read_record(results / "dots" / "sft-sft").steps == 40
+    grow(longer, cpl, name="fourth", final_episodes=3)
+    assert trained == ["dots/sft-sft", "dots/cpl-cpl"]
+    grow(longer, cpl, name="fifth", final_episodes=3)
+    assert trained == []
+
+
+def test_a_published_run_keeps_the_film_it_has(dots, pool, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(dots[1]))
+    asked, results = replace(small(Method("SFT", "sft", SHORT)), video=True), tmp_path / "results"
+    results.mkdir()
+    (results / "experiment.toml").write_text("")
+    run_experiment(asked, tmp_path / "out", pool)
+    publish(asked, tmp_path / "out", results)
+    film = (results / "rollout.webp").read_bytes()
+
+    result = run_experiment(asked, tmp_path / "again", pool, published=results)
+    assert (tmp_path / "again" / "rollout.webp").read_bytes() == film
+    assert "## Film" in result.page.read_text()
+    publish(asked, tmp_path / "again", results)
+    assert (results / "rollout.webp").read_bytes() == film
+
+    (results / "rollout.webp").unlink()
+    result = run_experiment(asked, tmp_path / "without", pool, published=results)
+    assert "Film" not in result.page.read_text()
 
 
 def test_the_best_run_is_filmed_once_and_before_the_report(dots, pool, tmp_path, monkeypatch):

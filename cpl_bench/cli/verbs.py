@@ -4,14 +4,14 @@ Annotations are evaluated here and now (tyro reads them), imports of substance w
 """
 
 from collections.abc import Sequence
-from math import isnan
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from cpl_bench.cli.imports import export, import_
 from cpl_bench.cli.inspect import inspect
+from cpl_bench.cli.tables import results_table
 from cpl_bench.cli.verify import reproduce, verify
 from cpl_bench.core.progress import say
 
@@ -57,7 +57,7 @@ def quickstart(out: Path = Path("runs/quickstart"), workers: int = 0) -> None:
 
     with RolloutPool(workers or None) as pool:
         result = run_experiment(load_experiment("quickstart"), out, pool)
-    say(f"\n{_table(result)}\n\nLook at {result.page} and {result.figure}.")
+    say(f"\n{results_table(result)}\n\nLook at {result.page} and {result.figure}.")
 
 
 def list_(what: Annotated[ListKind, tyro.conf.Positional] = "all") -> None:
@@ -191,15 +191,22 @@ def report(
     from cpl_bench.experiments.library import report as compare
 
     result = compare([run for run in runs if run.name != "report"], out, title)
-    say(f"{_table(result)}\n\n→ {result.page}, {result.figure}, {result.table}")
+    say(f"{results_table(result)}\n\n→ {result.page}, {result.figure}, {result.table}")
 
 
-def sweep(experiment: Name, /, report_only: bool = False, workers: int = 0) -> None:
+def sweep(
+    experiment: Name,
+    /,
+    report_only: bool = False,
+    only_missing: bool = False,
+    workers: int = 0,
+) -> None:
     """Run a published experiment again and put its evidence back beside its experiment.toml.
 
     Args:
         experiment: a folder such as results/quickstart, or its name.
         report_only: run nothing: tables, figures and page anew from the published runs.
+        only_missing: let published runs stand and run the others: a method or a dataset that came.
         workers: rollout processes; 0 for one a processor.
     """
     from cpl_bench.core.errors import UserError
@@ -212,36 +219,13 @@ def sweep(experiment: Name, /, report_only: bool = False, workers: int = 0) -> N
     if report_only:
         if folder is None:
             raise UserError(f"There is no checkout of results/{loaded.name} here to report on.")
-        say(f"{_table(report_on(loaded, folder))}\n\n→ {folder}")
+        say(f"{results_table(report_on(loaded, folder))}\n\n→ {folder}")
         return
     out = Path("runs") / loaded.name
     with RolloutPool(workers or None) as pool:
-        result = run_experiment(loaded, out, pool)
-    say(f"\n{_table(result)}\n")
+        result = run_experiment(loaded, out, pool, published=folder if only_missing else None)
+    say(f"\n{results_table(result)}\n")
     if folder is None:
         say(f"Not published: no checkout of results/{loaded.name} here. Everything is in {out}.")
     else:
         publish(loaded, out, folder)
-
-
-def _table(result: Any) -> str:
-    """The table of a report, for a terminal."""
-    wide = max(len(row.dataset) for row in result.rows) + 2
-    lines = [f"{'dataset':<{wide}}{'method':<18}{'peak':>7}{'last':>7}   95 % interval of last"]
-    for row in result.rows:
-        scoring = result.scorings[row.dataset]
-        peak, last, low, high = (
-            "–" if isnan(value) else scoring.shown(value) + scoring.unit.strip()
-            for value in (row.peak, row.last, row.ci_low, row.ci_high)
-        )
-        lines.append(
-            f"{row.dataset:<{wide}}{row.method:<18}{peak:>7}{last:>7}   [{low}, {high}]  "
-            f"{row.seeds} seeds × {row.episodes} episodes"
-            + f", {row.failed} failed"
-            * (row.failed > 0)
-        )
-    lines += [
-        f"{method} took {steps:,} simulator steps a seed to learn; offline methods take none."
-        for method, steps in result.online_transitions.items()
-    ]
-    return "\n".join(lines)

@@ -29,7 +29,7 @@ def publish(experiment: Experiment, out: Path, results: Path) -> None:
     """Copy the small files that are evidence from `out` to `results`, run folders included.
 
     Metrics are copied of runs with online steps, the numbers behind `reward.png`; of others those
-    behind `likelihood.png`.
+    behind `likelihood.png`. Published runs that are not under `out` stay as they are.
     """
     if not (results / "experiment.toml").is_file():
         raise UserError(f"{results} is no experiment: it has no experiment.toml.")
@@ -38,6 +38,8 @@ def publish(experiment: Experiment, out: Path, results: Path) -> None:
     for name in SOMETIMES:
         _copy(name, out, results, (out / name).exists())
     for run in (cell.folder for cell in cells(experiment)):
+        if not (out / run).exists() and (results / run / "run.json").is_file():
+            continue
         for name in RUN_EVIDENCE:
             write_atomically(results / run / name, (out / run / name).read_bytes())
         _copy(FINAL, out / run, results / run, experiment.final_episodes > 0)

@@ -5,27 +5,37 @@ experiment ──► checked whole ──► cells: collect, label, train, evalu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from cpl_bench.core.errors import UserError
-from cpl_bench.core.files import check_writable
+from cpl_bench.core.files import check_writable, write_atomically
 from cpl_bench.core.progress import say
 from cpl_bench.experiments.card import Experiment
 from cpl_bench.experiments.cells import Launcher, cells, check_cells, one_by_one
+from cpl_bench.experiments.standing import standing_runs
 from cpl_bench.report.films import film_of
 from cpl_bench.report.markdown import cell
 from cpl_bench.report.read import read_run
 from cpl_bench.report.report import ReportResult, report
 from cpl_bench.runs.film import film
+from cpl_bench.runs.folder import RunFolder
 from cpl_bench.runs.webp import FILM
 from cpl_bench.tasks.pool import RolloutPool
 
 
 def run_experiment(
-    experiment: Experiment, out: Path, pool: RolloutPool, launch: Launcher = one_by_one
+    experiment: Experiment,
+    out: Path,
+    pool: RolloutPool,
+    launch: Launcher = one_by_one,
+    published: Path | None = None,
 ) -> ReportResult:
     """Run what is missing of an experiment under `out` and report there.
+
+    Runs whose tables lie under `published` are reported on as they are, and not trained again.
 
     Raises:
         UserError: something in it cannot be run, found before anything is collected; or a cell was
@@ -34,32 +44,38 @@ def run_experiment(
     """
     check_experiment(experiment, out)
     check_writable(out)
-    todo = cells(experiment)
+    standing = standing_runs(experiment, published, out) if published else {}
+    todo = [cell for cell in cells(experiment) if cell.folder not in standing]
     if problems := launch(todo, out, pool):
-        if any(_has_curve(out / cell.folder) for cell in todo):
-            say(f"What there is: {report_on(experiment, out).page}")
+        if standing or any(_has_curve(out / cell.folder) for cell in todo):
+            say(f"What there is: {report_on(experiment, out, standing).page}")
         listed = "; ".join(f"{folder}: {problem}" for folder, problem in problems.items())
         raise UserError(
             f"{len(problems)} of {len(todo)} runs stopped: {listed} The others are finished; the "
             "same command goes on with what is missing."
         )
     if experiment.video:
-        _film_best([out / cell.folder for cell in todo], out)
+        runs = [*standing.values(), *(out / cell.folder for cell in todo)]
+        _film_best(runs, out, published)
     else:
         (out / FILM).unlink(missing_ok=True)
-    return report_on(experiment, out)
+    return report_on(experiment, out, standing)
 
 
-def report_on(experiment: Experiment, out: Path) -> ReportResult:
+def report_on(
+    experiment: Experiment, out: Path, standing: Mapping[Path, Path] = MappingProxyType({})
+) -> ReportResult:
     """Report on an experiment's runs that lie under `out`, published ones too.
 
-    A page on which runs are missing says so.
+    A page on which runs are missing says so. `standing`: folders of runs that lie elsewhere, and
+    where.
 
     Raises:
         UserError: there are none, or one is damaged.
     """
     folders = [cell.folder for cell in cells(experiment)]
-    there = [folder for folder in folders if _has_curve(out / folder)]
+    places = {folder: standing.get(folder, out / folder) for folder in folders}
+    there = {folder: place for folder, place in places.items() if _has_curve(place)}
     if not there:
         raise UserError(f"No run of {experiment.name} is in {out}: run `cpl-bench sweep` first.")
     intro = [experiment.description, _next_steps(experiment)]
@@ -69,8 +85,7 @@ def report_on(experiment: Experiment, out: Path) -> ReportResult:
             f"> **Incomplete:** {len(missing)} of {len(folders)} runs are missing: "
             f"{', '.join(missing)}.",
         )
-    runs = [out / folder for folder in there]
-    return report(runs, out, experiment.title or experiment.name, "\n\n".join(intro))
+    return report([*there.values()], out, experiment.title or experiment.name, "\n\n".join(intro))
 
 
 def _has_curve(run: Path) -> bool:
@@ -78,14 +93,19 @@ def _has_curve(run: Path) -> bool:
     return (run / "evaluations.csv").is_file()
 
 
-def _film_best(runs: list[Path], out: Path) -> None:
+def _film_best(runs: list[Path], out: Path, published: Path | None) -> None:
     """Film the run that scores best at the end, unless the film under `out` shows it already.
 
-    An older film goes first: where rendering does not work, there is none.
+    An older film goes first: where rendering does not work, there is none. A published run has no
+    policy to film any more, only the film that was published with it.
     """
     best = max(map(read_run, runs), key=lambda run: run.last.mean())
-    if film_of([best], out) is None:
-        (out / FILM).unlink(missing_ok=True)
+    if film_of([best], out) is not None:
+        return
+    (out / FILM).unlink(missing_ok=True)
+    if published and film_of([best], published) is not None:
+        write_atomically(out / FILM, (published / FILM).read_bytes())
+    elif RunFolder(best.folder).checkpoint_steps():
         film(best.folder, path=out / FILM)
 
 
