@@ -17,7 +17,8 @@ compared segments, here there are none. Their Gaussian's mean is bounded. The ac
 advantages over the value from before this step's update. The preset "paper" has the numbers of
 their Meta-World experiments, a learned σ among them; the laptop's are P-IQL's laptop preset's, with
 a fixed σ and a λ, a temperature and a scale found on the point mass: with a larger λ or less noise
-in the critics it learned less there.
+in the critics it learned less there. On segments of 64 steps these critics do not converge
+(docs/methods.md, "What was measured").
 """
 
 from __future__ import annotations
