@@ -26,6 +26,7 @@ from cpl_bench.experiments.publish import (
     SOMETIMES,
     publish,
 )
+from cpl_bench.experiments.standing import standing_runs
 from cpl_bench.experiments.sweep import check_experiment, run_experiment
 from cpl_bench.learning.methods import configured, find_method
 from cpl_bench.preferences.file import load_preferences
@@ -116,6 +117,14 @@ def test_published_pages_are_what_the_program_writes(name, tmp_path, capsys):
     for made in ("README.md", "table.csv", "curves.csv"):
         assert (copy / made).read_text() == (RESULTS / name / made).read_text(), made
     assert "95 % interval of last" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(p.parent.name for p in RESULTS.glob("*/table.csv")))
+def test_published_runs_are_what_their_experiments_ask_for(name, tmp_path):
+    """A preset that changes leaves no numbers of the old one behind."""
+    published, asked = RESULTS / name, load_experiment(name)
+    there = {each.folder for each in cells(asked) if (published / each.folder).exists()}
+    assert there and standing_runs(asked, published, tmp_path).keys() == there
 
 
 def test_evidence_is_copied_with_the_online_runs_metrics(experiment):
