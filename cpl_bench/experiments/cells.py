@@ -14,6 +14,7 @@ from cpl_bench.core.names import slug
 from cpl_bench.core.progress import say
 from cpl_bench.experiments.card import Experiment, Method
 from cpl_bench.experiments.make import check_card, find_preferences, task_of
+from cpl_bench.learning.config import MethodConfig
 from cpl_bench.learning.methods import EVALUATE_EVERY, configured
 from cpl_bench.preferences.labelling import planned_info
 from cpl_bench.runs.checks import check_method
@@ -47,6 +48,16 @@ class Cell:
     def members(self) -> tuple[int, ...]:
         """Their numbers."""
         return tuple(range(self.first_seed, self.first_seed + self.seeds))
+
+    @property
+    def config(self) -> MethodConfig:
+        """The method's, as the preset and the settings have it."""
+        return configured(self.method.algorithm, self.preset, self.method.settings)
+
+    @property
+    def steps_between(self) -> int:
+        """Gradient steps between evaluations, the preset's number put in."""
+        return self.evaluate_every or EVALUATE_EVERY[self.preset]
 
     @property
     def folder(self) -> Path:
@@ -117,13 +128,12 @@ def run_cell(cell: Cell, out: Path, pool: RolloutPool) -> Path:
         method=method.name,
         runs=out,
         resume=True,
-        evaluate_every=cell.evaluate_every or EVALUATE_EVERY[cell.preset],
+        evaluate_every=cell.steps_between,
         episodes=cell.episodes,
     )
-    config = configured(method.algorithm, cell.preset, method.settings)
     task = task_of(preferences)
-    arguments = (preferences, name, method.algorithm, config, options, pool, task, cell.command)
-    run = train(*arguments)
+    data, algorithm = (preferences, name), method.algorithm
+    run = train(*data, algorithm, cell.config, options, pool, task, cell.command)
     if cell.final_episodes:
         evaluate(run, pool, cell.final_episodes)
     return run
@@ -148,7 +158,7 @@ def check_cells(todo: Sequence[Cell], out: Path | None = None) -> None:
         check_card(load_dataset_card(dataset))
     for cell in todo:
         card, method = load_dataset_card(cell.dataset), cell.method
-        config = configured(method.algorithm, cell.preset, method.settings)
+        config = cell.config
         check_method(method.algorithm, config, planned_info(card), rewards=True)
         if out and ((folder := out / cell.folder) / "run.json").is_file():
             before = read_record(folder)

@@ -7,7 +7,6 @@ from pathlib import Path
 from cpl_bench.core.progress import say
 from cpl_bench.experiments.card import Experiment
 from cpl_bench.experiments.cells import Cell, cells
-from cpl_bench.learning.methods import EVALUATE_EVERY, configured
 from cpl_bench.report.data import is_stale
 from cpl_bench.report.read import read_run
 from cpl_bench.runs.record import as_table
@@ -37,8 +36,7 @@ def standing_runs(experiment: Experiment, published: Path, out: Path) -> dict[Pa
 def _difference(cell: Cell, path: Path) -> str:
     """What a published run has otherwise than the cell; nothing if it is the cell's."""
     run, method = read_run(path), cell.method
-    config = configured(method.algorithm, cell.preset, method.settings)
-    record, every = run.record, cell.evaluate_every or EVALUATE_EVERY[cell.preset]
+    record, config, every = run.record, cell.config, cell.steps_between
     final = run.last_episodes if (path / "final.csv").is_file() else 0
     same = {
         "method": (record.algorithm, record.method) == (method.algorithm, method.name),
