@@ -119,6 +119,11 @@ def test_published_pages_are_what_the_program_writes(name, tmp_path, capsys):
     assert "95 % interval of last" in capsys.readouterr().out
 
 
+def test_to_report_only_and_to_run_what_is_missing_are_two_things(capsys):
+    assert main(["sweep", "quickstart", "--report-only", "--only-missing"]) == 2
+    assert "--report-only runs nothing" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", sorted(p.parent.name for p in RESULTS.glob("*/table.csv")))
 def test_published_runs_are_what_their_experiments_ask_for(name, tmp_path):
     """A preset that changes leaves no numbers of the old one behind."""

@@ -201,8 +201,15 @@ def enough():
         },
         "ipl": {
             **shared,
-            "actor": rate,
+            "regularisation": 0.05,
+            "actor": {**rate, "cosine": True},
             "value": {"hidden": widths, "optimiser": rate},
+            "value_scale": 10.0,
+            "expectile": 0.5,
+            "temperature": 0.1,
+            "gamma": 0.99,
+            "polyak": 0.05,
+            "segments": 8,
             "steps": 800,
         },
         "ppo": {

@@ -215,6 +215,8 @@ def sweep(
     from cpl_bench.experiments.sweep import report_on, run_experiment
     from cpl_bench.tasks.pool import RolloutPool
 
+    if report_only and only_missing:
+        raise UserError("--report-only runs nothing, --only-missing what is missing. Choose one.")
     loaded, folder = load_experiment(experiment), experiment_folder(experiment)
     if report_only:
         if folder is None:
