@@ -275,12 +275,13 @@ def test_a_task_must_fit_the_data(dots):
 def test_every_name_has_a_folder():
     folders = [
         Cell("dots", Method(name, "cpl"), "laptop", 1, 1).folder
-        for name in ("偏好", "предпочтения", "CPL (λ = 0.5)", "...")
+        for name in ("偏好", "предпочтения", "CPL (λ = 0.5)", "...", "α = 0.5")
     ]
-    assert len(set(folders)) == 4
+    assert len(set(folders)) == 5
     assert all(folder.parent == Path("dots") for folder in folders)
     assert all(len(folder.name) > len("cpl-") for folder in folders)
     assert folders[2] == Path("dots/cpl-cpl-lam-0.5")
+    assert folders[4] == Path("dots/cpl-alpha-0.5")
 
 
 def test_a_launcher_of_ones_own_runs_the_cells_in_any_order(dots, pool, tmp_path, monkeypatch):

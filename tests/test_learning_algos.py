@@ -256,6 +256,7 @@ VARIANTS = {  # of methods and their policies; they keep all promises, too
     "rso, hinge": {"objective": "hinge"},
     "percent-bc, both": {"policy": CHUNKS | LEARNED},
     "piql, learned variance": {"policy": LEARNED},
+    "ipl, learned variance": {"policy": LEARNED},
     "ppo, reinforce": {"surrogate": {"objective": "reinforce"}, "gae_lambda": 1.0},
 }
 

@@ -85,13 +85,23 @@ def test_plackett_luce_over_the_whole_batch():
     wins = [sum((i, j) in better for j in range(SEGMENTS)) for i in range(SEGMENTS)]
     order = np.argsort(wins)[::-1]  # best first
     expected = -sum(sums[order[r]] - np.log(np.exp(sums[order[r:]]).sum()) for r in range(SEGMENTS))
-    assert model.fit(batch)["reward_loss"].item() == pytest.approx(expected / SEGMENTS, rel=1e-5)
+    assert model.fit(batch)["reward_loss"].item() == pytest.approx(
+        expected / (SEGMENTS - 1), rel=1e-5
+    )
 
 
 def only(batch, kept):
     """The batch with only those comparisons of its one member that are `kept` (1, c)."""
     names = ("first", "second", "prefers_second", "weight")
     return replace(batch, **{name: getattr(batch, name)[kept][None] for name in names})
+
+
+def test_a_ranking_of_two_is_bradley_terry():
+    batch = batch_of(1)
+    pairs = replace(only(batch, batch.first // 2 == batch.second // 2), ranked=2)
+    ranking, plain = fitted(pairs, loss="ranking"), fitted(pairs, loss="pairs")
+    assert ranking[0]["reward_loss"].item() == pytest.approx(plain[0]["reward_loss"].item())
+    assert_close(ranking[1:], plain[1:])
 
 
 def in_fours(batch):
@@ -232,7 +242,7 @@ def test_with_all_weights_one_a_loss_is_the_plain_mean(loss):
     held = model.examine(batch)
     assert torch.equal(held["held_out_loss"], plain.detach())
     if loss == "ranking":
-        plain = ranking_nll(sums.view(1, 3, 4), not_worse(batch)).mean(1) / 4
+        plain = ranking_nll(sums.view(1, 3, 4), not_worse(batch)).mean(1) / 3
     plain.sum().backward()
     metrics, gradients = fitted(batch, loss=loss)
     assert torch.equal(metrics["reward_loss"], plain.detach())

@@ -29,7 +29,8 @@ from cpl_bench.report.panels import Curve, Panel
 from cpl_bench.report.read import read_run
 from cpl_bench.report.report import report
 from cpl_bench.report.reward_history import draw_reward_histories, read_reward_history
-from cpl_bench.report.table import panels_of
+from cpl_bench.report.settings import series_of
+from cpl_bench.report.table import panels_of, summarise
 from cpl_bench.runs.evaluations import (
     HEADER,
     append_evaluations,
@@ -1068,6 +1069,54 @@ def test_the_datas_likelihood_is_drawn_where_it_was_noted(tmp_path):
     drop = [(run / "metrics.csv").unlink() for run in runs[:2]]
     assert drop and report(runs, tmp_path / "out").likelihood is None
     assert not [*(tmp_path / "out").glob("likelihood*")], "an earlier report's are taken away"
+
+
+def varied(root: Path, name: str, score: int, **settings) -> Path:
+    config = {"lam": 0.5, "alpha": 0.1, "cosine": False, "policy": {"dropout": 0.0, "average": 1}}
+    dataset, method = name.split("/")
+    made = make_run(root, name, [[1, score]] * 2, config=config | settings, algorithm="cpl")
+    assert read_run(made).method == method.upper() and read_run(made).dataset == dataset
+    return made
+
+
+def test_runs_that_differ_in_one_setting_are_a_series(tmp_path):
+    runs = [
+        varied(tmp_path, "sweep/base", 5),
+        varied(tmp_path, "sweep/high", 7, lam=1),
+        varied(tmp_path, "sweep/low", 2, lam=0.25),
+        varied(tmp_path, "sweep/again", 9, lam=0.25),  # the first of a number counts
+        varied(tmp_path, "sweep/both", 1, lam=0.75, alpha=0.2),  # differs in two
+        varied(tmp_path, "sweep/alpha", 3, alpha=0.2),  # two of a setting are no series
+        varied(tmp_path, "sweep/drop", 4, policy={"dropout": 0.1, "average": 1}),
+        varied(tmp_path, "sweep/more", 6, policy={"dropout": 0.2, "average": 1}),
+        varied(tmp_path, "plate/base", 5),
+        varied(tmp_path, "plate/high", 7, lam=1),
+        varied(tmp_path, "sweep/cosine", 8, cosine=True),
+    ]
+    read = [read_run(run) for run in runs]
+    rows = [summarise(run) for run in read]
+    found = {each.setting: each for each in series_of(read, rows)}
+    assert set(found) == {"lam", "policy.dropout"} and len(series_of(read, rows)) == 2
+    assert all((each.dataset, each.algorithm) == ("sweep", "cpl") for each in found.values())
+    assert [(value, row.last) for value, row in found["lam"].points] == [
+        (0.25, pytest.approx(0.2)),
+        (0.5, pytest.approx(0.5)),
+        (1, pytest.approx(0.7)),
+    ]
+    assert [row.method for _, row in found["policy.dropout"].points] == ["BASE", "DROP", "MORE"]
+
+
+def test_a_series_is_drawn_and_taken_away_again(tmp_path):
+    runs = [varied(tmp_path, f"sweep/a{i}", 3 * i, lam=i / 4) for i in (1, 2, 3)]
+    found = report(runs, tmp_path / "out")
+    page = found.page.read_text("utf-8")
+    assert found.settings == tmp_path / "out/settings.png" and found.settings.exists()
+    assert "## Score against a setting\n\n![Last score against a setting](settings.png)" in page
+    text = (tmp_path / "out/settings.pdf").read_bytes()
+    assert report(runs, tmp_path / "out") and text == (tmp_path / "out/settings.pdf").read_bytes()
+    assert report(runs[:2], tmp_path / "out").settings is None
+    assert not [*(tmp_path / "out").glob("settings*")], "an earlier report's are taken away"
+    assert "settings.png" not in found.page.read_text("utf-8")
 
 
 def test_a_published_extract_of_the_metrics_gives_the_same_figure(tmp_path):

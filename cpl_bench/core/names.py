@@ -61,12 +61,15 @@ def file_part(text: str) -> str:
     return f"{slug(text)[:LONGEST_PART]}-{_hash(text)}"
 
 
+GREEK = {"λ": "lam", "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "τ": "tau"}
+
+
 def slug(text: str) -> str:
     """A folder's name from any text: "CPL (λ = 0.5)" → "cpl-lam-0.5".
 
     Text without a Latin letter or digit gives a name of its hash, never an empty one.
     """
-    plain = re.sub(r"[^a-z0-9.]+", "-", text.lower().replace("λ", "lam")).strip("-.")
+    plain = re.sub(r"[^a-z0-9.]+", "-", text.lower().translate(str.maketrans(GREEK))).strip("-.")
     if plain or not text:
         return plain
     return f"name-{_hash(text)}"

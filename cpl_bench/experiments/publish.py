@@ -17,6 +17,7 @@ EVIDENCE = ("table.csv", "curves.csv", "curves.png", "curves.pdf", "README.md")
 SOMETIMES = (
     *("reward.png", "reward.pdf", FILM),
     *("likelihood.png", "likelihood.pdf", "likelihood.csv"),
+    *("settings.png", "settings.pdf"),
 )
 """What not every report has."""
 RUN_EVIDENCE = ("run.json", "evaluations.csv")

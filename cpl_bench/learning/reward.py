@@ -158,7 +158,8 @@ class RewardModel:
         shape = (-1, sums.shape[1] // batch.ranked, batch.ranked)
         within = not_worse(batch).repeat_interleave(self.size, 0)
         weight = of_questions(batch).repeat_interleave(self.size, 0)
-        return averaged(ranking_nll(sums.view(shape), within), weight) / batch.ranked  # an item
+        rankings = averaged(ranking_nll(sums.view(shape), within), weight)
+        return rankings / (batch.ranked - 1)  # a choice
 
     def _members(self, values: Float[Tensor, " n"]) -> Float[Tensor, " s"]:
         return values.detach().view(-1, self.size).mean(1)

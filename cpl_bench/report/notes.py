@@ -49,6 +49,13 @@ LIKELIHOOD_CAPTION = (
     "[likelihood.pdf](likelihood.pdf). Runs that did not note it are left out."
 )
 
+SETTINGS_FIGURE = "![Last score against a setting](settings.png)"
+SETTINGS_CAPTION = (
+    "Runs that differ in one number of their settings and in nothing else: *last* of the tables "
+    f"and its {CONFIDENCE:.0%} interval against that number, a line a dataset. The numbers stand "
+    "at equal distances. For print: [settings.pdf](settings.pdf)."
+)
+
 REWARD_FIGURE = "![Learned reward and true return against simulator steps](reward.png)"
 REWARD_CAPTION = (
     "For the methods that learn on the simulator: the reward model that they are paid by, which "

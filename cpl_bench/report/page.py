@@ -1,5 +1,6 @@
 """A report's page: Markdown around the numbers and figures, with what a reader must know."""
 
+from collections.abc import Collection
 from math import isnan
 
 from cpl_bench.core.errors import in_a_line
@@ -16,6 +17,8 @@ from cpl_bench.report.notes import (
     REWARD_CAPTION,
     REWARD_FIGURE,
     SATURATION,
+    SETTINGS_CAPTION,
+    SETTINGS_FIGURE,
     definitions,
     failed,
     unfinished,
@@ -32,8 +35,7 @@ def write_page(
     rows: tuple[TableRow, ...],
     title: str,
     intro: str,
-    shows_reward: bool,
-    shows_likelihood: bool = False,
+    figures: Collection[str] = (),
     film: str = "",
 ) -> str:
     """The page of a report; it begins with MARK.
@@ -43,8 +45,7 @@ def write_page(
         rows: one for each of the runs
         title: the heading
         intro: Markdown below it
-        shows_reward: whether there is a `reward.png` to embed
-        shows_likelihood: whether there is a `likelihood.png`
+        figures: which there are besides the curves: `likelihood`, `settings`, `reward`
         film: Markdown of a section of its own
     """
     parts = [MARK, f"# {title}"]
@@ -60,9 +61,11 @@ def write_page(
     if overall := over_tasks(runs):
         parts += _overall_section(overall)
     parts += ["## Learning curves", "![Score against gradient steps](curves.png)", CAPTION]
-    if shows_likelihood:
+    if "settings" in figures:
+        parts += ["## Score against a setting", SETTINGS_FIGURE, SETTINGS_CAPTION]
+    if "likelihood" in figures:
         parts += ["## How likely the data are", LIKELIHOOD_FIGURE, LIKELIHOOD_CAPTION]
-    if shows_reward:
+    if "reward" in figures:
         parts += ["## Learned reward against true return", REWARD_FIGURE, REWARD_CAPTION]
     if film:
         parts.append(film)

@@ -17,6 +17,7 @@ from cpl_bench.report.page import MARK, write_page
 from cpl_bench.report.panels import Panel
 from cpl_bench.report.read import EvaluatedRun, read_run
 from cpl_bench.report.reward_history import draw_reward_histories, read_reward_history
+from cpl_bench.report.settings import draw_series, series_of
 from cpl_bench.report.table import TableRow, panels_of, summarise
 
 
@@ -33,6 +34,8 @@ class ReportResult:
     its PDF beside it."""
     likelihood: Path | None
     """How likely the data are under the policies, if runs noted it; a PNG, its PDF beside it."""
+    settings: Path | None
+    """The last score against what runs differ in alone; a PNG, its PDF beside it."""
     page: Path
     rows: tuple[TableRow, ...]
     scorings: dict[str, Score]
@@ -45,8 +48,9 @@ def report(run_folders: list[Path], out: Path, title: str = "", intro: str = "")
     """Compare runs: `table.csv`, `curves.csv`, `curves.png` and `README.md` in the folder `out`.
 
     On-policy runs with a learned reward add `reward.png`, runs that noted how likely the data are
-    `likelihood.png` and `likelihood.csv`. Each figure has a PDF beside it, for print. A film of one
-    of the runs that lies there, `rollout.webp`, is shown on the page.
+    `likelihood.png` and `likelihood.csv`, runs that differ in one setting alone `settings.png`.
+    Each figure has a PDF beside it, for print. A film of one of the runs that lies there,
+    `rollout.webp`, is shown on the page.
     Datasets and methods keep the order in which the folders first name them. The same folders give
     the same bytes. Everything is computed before the first file is written.
 
@@ -84,8 +88,11 @@ def report(run_folders: list[Path], out: Path, title: str = "", intro: str = "")
     likely = likelihood_panels(runs)
     likelihood_figure = draw_curves(likely, methods) if likely else None
     film = film_section(shown) if (shown := film_of(runs, out)) else ""
-    figures = reward_figure is not None, likelihood_figure is not None
-    page = write_page(runs, rows, title or "Results", intro, *figures, film)
+    varied = series_of(runs, rows)
+    settings_figure = draw_series(varied) if varied else None
+    drawn = {"reward": reward_figure, "likelihood": likelihood_figure, "settings": settings_figure}
+    figures = [name for name, picture in drawn.items() if picture]
+    page = write_page(runs, rows, title or "Results", intro, figures, film)
 
     # --- Write ---
     written = ReportResult(
@@ -94,6 +101,7 @@ def report(run_folders: list[Path], out: Path, title: str = "", intro: str = "")
         figure=out / "curves.png",
         reward=out / "reward.png" if reward_figure else None,
         likelihood=out / "likelihood.png" if likelihood_figure else None,
+        settings=out / "settings.png" if settings_figure else None,
         page=page_path,
         rows=rows,
         online_transitions={
@@ -103,7 +111,7 @@ def report(run_folders: list[Path], out: Path, title: str = "", intro: str = "")
         },
         scorings={run.dataset: run.scoring for run in runs},
     )
-    for name, picture in (("reward", reward_figure), ("likelihood", likelihood_figure)):
+    for name, picture in drawn.items():
         if picture:
             _write_picture(out / f"{name}.png", picture)
         elif page_path.exists():  # an earlier report's

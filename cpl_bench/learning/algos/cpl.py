@@ -14,15 +14,15 @@ cross-entropy's is infinite. With `smoothing` DPO is conservative DPO (Mitchell,
 finite, too.
 
 Deviations: dense data use every pair of a batch (the paper's dense setting; the released code draws
-one partner a segment). The warm-up after cloning is linear, as released. The laptop preset's
-λ = 0.65 is ours: with 0.5 bin-picking gained about half as much on its clone. The reference drops
-no units, the policy does. λ means for the hinge, the square and rankings what it means for the
-cross-entropy, the weight of a rejected segment's score; their papers have 1. The released settings
-of CPL(BC) clone both segments of a comparison, here it is the preferred one. DPO's and IPO's papers
-compare answers of a language model to one prompt; segments begin in different states. They have no
-robots' settings: α is 0.1, DPO's β in its text experiments (IPO's paper has none), the rest CPL's,
-rate 1e-5 after cloning as its CPL(KL). A tie is half an answer each way. IPO's loss is τ² times the
-paper's. A ranking of answers that contradict each other is no likelihood.
+one partner a segment). The warm-up after cloning is linear, as released. The laptop preset's λ =
+0.65 is ours: with 0.5 bin-picking gained about half as much on its clone. λ means for the hinge,
+the square and rankings what it means for the cross-entropy, the weight of a rejected segment's
+score; their papers have 1. The released settings of CPL(BC) clone both segments of a comparison,
+here it is the preferred one. DPO's and IPO's papers compare answers of a language model to one
+prompt; segments begin in different states. They have no robots' settings: α is 0.1, DPO's β in its
+text experiments (IPO's paper has none), the rest CPL's; after cloning the preset "paper" has the
+rate of CPL(KL), 1e-5, the laptop's that of CPL, 3e-4. A tie is half an answer each way. IPO's loss
+is τ² times the paper's. A ranking of answers that contradict each other is no likelihood.
 """
 
 from __future__ import annotations

@@ -13,14 +13,15 @@ reward network:
 Deviations: a segment's last step counts only where its task ended there, since the batch doesn't
 show what followed it; the authors cut such steps off, too. Their code draws a part of each segment
 (16 steps of 25), here all of it is seen, and on locomotion it has unlabelled data beside the
-compared segments, here there are none. Their Gaussian's mean is bounded. The actor is weighted by
-advantages over the value from before this step's update. The preset "paper" has the numbers of
-their Meta-World experiments, a learned σ among them; the laptop's has their critics with another γ,
-expectile and temperature (`results/presets/tuning.md`), a fixed σ and P-IQL's actor.
+compared segments, here there are none; there they clip V(s') at ±1/(λ(1 − γ)), too, which is left
+out. The actor is weighted by advantages over the value from before this step's update. The preset
+"paper" has the numbers of their Meta-World experiments, a learned σ among them; the laptop's has
+their critics with another γ, expectile and temperature (`results/presets/tuning.md`), a fixed σ and
+P-IQL's actor.
 
 V is a part of r, and a segment's sum adds up its errors. On segments of 64 steps the loss of the
-comparisons, 0.69 by chance, ends above that with γ = 0.99, and orders of magnitude above with faster
-targets and a faster rate, too: the metric `preference_loss` tells.
+comparisons, 0.69 by chance, ends above that with γ = 0.99, and orders of magnitude above with
+faster targets and a faster rate, too: the metric `preference_loss` tells.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Statistical rejection sampling optimisation, Liu et al., arXiv 2309.06657, after cloning and fitting
 a Bradley–Terry reward:
 
-    segments ──► accepted one by one, with odds e^{r(σ)/β} ──► compared, all pairs
-    of the data                                                labelled by the reward model
+    segments ──► drawn one by one, in proportion to e^{r(σ)/β} ──► compared, all pairs
+    of the data                                                  labelled by the reward model
 
     S(σ) = α Σ log π/π_ref, fitted as by DPO or by the hinge of SLiC-HF
 
@@ -14,15 +14,14 @@ ones that tell good from better. With `labels = "soft"` a label is the reward mo
 with soft labels this is CPL or DPO with the model's answers in place of the given ones.
 
 Its section 3.2 accepts with probability exp((r − r_max)/β), r_max the largest that is left: each
-one accepted is drawn from those left with odds e^{r/β}. The order of r/β plus Gumbel noise is the
-same draw without the waiting. Its algorithm 1 keeps r_max for a pass through all candidates and
-takes the best somewhat more often (two of the tests' six: 43 % of what it accepts, here 37 %).
+one accepted is drawn from those left in proportion to e^{r/β}. The order of r/β plus Gumbel noise
+is the same draw without the waiting. Its algorithm 1 keeps r_max for a pass through all candidates
+and takes the best somewhat more often (two of the tests' six: 43 % of what it accepts, here 37 %).
 
 Deviations: the paper's candidates are answers that the cloned policy gives to one prompt; here they
 are segments that were compared, of any state, drawn anew in each gradient step. The paper's numbers
 are 8 of 64, β 0.5 and α (there γ) 0.05; the laptop preset rejects less, β = 10, and scores as DPO's
-does, α = 0.1. A reward tells states apart, too: rejection keeps the segments of good ones. On the
-point mass RSO ends higher without.
+does, α = 0.1. A reward tells states apart, too: rejection keeps the segments of good ones.
 """
 
 from __future__ import annotations
