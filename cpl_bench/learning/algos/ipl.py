@@ -20,8 +20,9 @@ their critics with another γ, expectile and temperature (`results/presets/tunin
 P-IQL's actor.
 
 V is a part of r, and a segment's sum adds up its errors. On segments of 64 steps the loss of the
-comparisons, 0.69 by chance, ends above that with γ = 0.99, and orders of magnitude above with
-faster targets and a faster rate, too: the metric `preference_loss` tells.
+comparisons, 0.69 by chance, ends at 0.5 to 0.8 with the laptop preset, and four of five are
+answered rightly; with the paper's γ of 0.99 it ended at 1.3 on drawer-open, with targets and a rate
+that are faster, too, in the thousands. The metric `preference_loss` tells.
 """
 
 from __future__ import annotations
