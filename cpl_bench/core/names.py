@@ -62,6 +62,7 @@ def file_part(text: str) -> str:
 
 
 GREEK = {"λ": "lam", "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "τ": "tau"}
+"""How folders spell the letters of methods' names."""
 
 
 def slug(text: str) -> str:

@@ -132,11 +132,16 @@ def head(figure: "Figure", place: "SubplotSpec", text: str) -> None:
     axes.set_title(plain(text), loc="left", fontweight="bold", pad=0)
 
 
-def frame(axes: "Axes", numbers: int = 5) -> None:
-    """Two spines, light lines across, and about so many `numbers` of steps along x."""
+def bare(axes: "Axes") -> None:
+    """Two spines, light lines across."""
     axes.grid(axis="y", color="#E4E4E4", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def frame(axes: "Axes", numbers: int = 5) -> None:
+    """`bare`, and about so many `numbers` of steps along x."""
+    bare(axes)
     axes.margins(x=0.03)
     axes.locator_params(axis="x", nbins=numbers)
     axes.xaxis.set_major_formatter(lambda step, _: _thousands(step, axes.get_xlim()[1]))

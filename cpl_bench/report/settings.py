@@ -11,8 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cpl_bench.core.names import GREEK
 from cpl_bench.core.score import Score
-from cpl_bench.report.figure import SPARE, WIDTH, Picture, legend_columns, picture, plain
+from cpl_bench.report.figure import (
+    SPARE,
+    WIDTH,
+    Picture,
+    Style,
+    bare,
+    legend_columns,
+    picture,
+    plain,
+)
 from cpl_bench.report.read import EvaluatedRun
 from cpl_bench.report.table import TableRow
 
@@ -22,7 +32,7 @@ if TYPE_CHECKING:
 
 FEWEST = 3
 """Numbers of a setting that are a series."""
-LETTERS = {"lam": "λ", "alpha": "α", "beta": "β", "gamma": "γ"}
+LETTERS = {spelt: letter for letter, spelt in GREEK.items()}
 BESIDE = 3
 """Panels in a row."""
 
@@ -64,36 +74,34 @@ def draw_series(series: Sequence[Series]) -> Picture:
     for each in series:
         panels.setdefault((each.algorithm, each.setting, each.scoring.axis), []).append(each)
     datasets = list(dict.fromkeys(each.dataset for each in series))
-    colours = {name: SPARE[i % len(SPARE)].colour for i, name in enumerate(datasets)}
-    markers = {name: SPARE[i % len(SPARE)].marker for i, name in enumerate(datasets)}
+    styles = {name: SPARE[i % len(SPARE)] for i, name in enumerate(datasets)}
     columns = min(len(panels), BESIDE)
-    lines = -(-len(panels) // columns)
+    lines, width = -(-len(panels) // columns), {1: 0.6}.get(columns, 1.0) * WIDTH
 
     def draw(figure: Figure) -> None:
         grid = figure.subplots(lines, columns, squeeze=False)
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_visible(False)
         for axes, (named, shown) in zip(grid.flat, panels.items(), strict=False):
-            _draw_panel(axes, named, shown, colours, markers)
+            _draw_panel(axes, named, shown, styles)
         handles = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
         names = [plain(name) for name in datasets]
         figure.legend(
             [handles[name] for name in names],
             names,
             loc="outside lower center",
-            ncols=legend_columns(names, WIDTH),
+            ncols=legend_columns(names, width),
             frameon=False,
         )
 
-    return picture({1: 0.6}.get(columns, 1.0) * WIDTH, 3.0 * lines + 0.4, draw)
+    return picture(width, 3.0 * lines + 0.4, draw)
 
 
 def _draw_panel(
     axes: Axes,
     named: tuple[str, str, str],
     shown: Sequence[Series],
-    colours: Mapping[str, str],
-    markers: Mapping[str, str],
+    styles: Mapping[str, Style],
 ) -> None:
     algorithm, setting, axis = named
     numbers = sorted({value for each in shown for value, _ in each.points})
@@ -104,18 +112,18 @@ def _draw_panel(
         last = [scale * row.last for _, row in each.points]
         below = [max(0.0, scale * (row.last - row.ci_low)) for _, row in each.points]
         above = [max(0.0, scale * (row.ci_high - row.last)) for _, row in each.points]
-        colour, marker = colours[each.dataset], markers[each.dataset]
-        axes.errorbar(at, last, [below, above], fmt="none", ecolor=colour, alpha=0.5, capsize=2)
-        axes.plot(at, last, color=colour, marker=marker, label=plain(each.dataset))
+        style = styles[each.dataset]
+        axes.errorbar(
+            at, last, [below, above], fmt="none", ecolor=style.colour, alpha=0.5, capsize=2
+        )
+        axes.plot(at, last, color=style.colour, marker=style.marker, label=plain(each.dataset))
     if shown[0].scoring.is_success:
         axes.set_ylim(0, 103)
     axes.set_xticks(range(len(numbers)), [f"{number:g}" for number in numbers])
     axes.set_xlabel(LETTERS.get(setting, setting))
     axes.set_ylabel(axis)
     axes.set_title(plain(algorithm), loc="left", fontweight="bold")
-    axes.grid(axis="y", color="#E4E4E4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    bare(axes)
 
 
 def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
